@@ -1,0 +1,47 @@
+"""The identity of a run: a hash of what changes its result, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from landscape.config.run import RunConfig
+
+SCHEMA_VERSION = 1
+"""Of configs and stores together; raised when an old store can no longer be read as it stands."""
+
+NOT_HASHED = frozenset(
+    {
+        # Where things lie: the data's digest stands for them.
+        "data_dir",
+        "data_files",
+        # What is watched, not what happens.
+        "eval_steps",
+        "eval_examples",
+        "probe_examples",
+        "per_device_eval_batch_size",
+        "clean_loss_every",
+        "base_loss",
+        "capture",
+        "save_steps",
+        "report_to",
+        # Lengthening a run keeps its identity; the schedule's own length, lr_scheduler_steps, is hashed.
+        "max_steps",
+    }
+)
+
+
+def run_id(config: RunConfig, data_digest: str, model_digest: str) -> str:
+    """The folder name of a run, e.g. ``mgpo-r64-lr5e-4-s0-1f0c2a9b4d``.
+
+    Args:
+        config: a *resolved* config (`landscape.training.resolve`): rules and defaults replaced by values.
+        data_digest: of the task's content, so that the same data in two folders is one run.
+        model_digest: of the model's content or hub id, likewise.
+    """
+    values = config.model_dump(mode="json", exclude=set(NOT_HASHED) | {"model"})
+    values.update(model=model_digest, data=data_digest, schema=SCHEMA_VERSION)
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    rank = f"-r{config.rank}" if config.rank else ""
+    rate = f"{config.learning_rate:g}".replace("e-0", "e-")
+    return f"{config.method}{rank}-lr{rate}-s{config.seed}-{digest[:10]}"
