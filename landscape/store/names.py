@@ -1,0 +1,24 @@
+"""Names that become parts of paths, checked before they do."""
+
+from __future__ import annotations
+
+import re
+
+from landscape.errors import UsageError
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,199}")
+_STREAM = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+
+
+def check_run_id(run_id: str) -> str:
+    """The id itself; `UsageError` unless it is letters, digits and ``._+=-``, starting with a letter or digit."""
+    if not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+        raise UsageError(f"run id: {run_id!r} is not a plain name of letters, digits and . _ + = - (at most 200)")
+    return run_id
+
+
+def check_stream(stream: str) -> str:
+    """The name itself; `UsageError` unless it is lower-case letters, digits and underscores."""
+    if not _STREAM.fullmatch(stream):
+        raise UsageError(f"snapshot stream: {stream!r} is not a plain name such as params or adam_v")
+    return stream

@@ -1,0 +1,244 @@
+"""One run of a store: its config, its status, its attempts, and what they measured."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from landscape.config import RunConfig, parse_model, read_yaml
+from landscape.config.identity import NOT_HASHED
+from landscape.errors import StoreError, UsageError, nearest
+from landscape.store.atomic import read_json, write_bytes, write_json
+from landscape.store.attempts import METRICS_FILE, Attempt, prepare_attempt
+from landscape.store.metrics import Kind, read_parquet, read_records, to_frame, to_table, write_parquet
+from landscape.store.snapshots import SnapshotReader, read_layouts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["queued", "running", "done", "failed", "diverged", "interrupted"]
+
+CONFIG_FILE = "config.yaml"
+IDENTITY_FILE = "identity.json"
+STATUS_FILE = "status.json"
+PARQUET_FILE = "metrics.parquet"
+
+
+class RunStatus(BaseModel):
+    """Where a run stands. Times are ISO 8601, UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    state: State = "queued"
+    attempt: int = Field(0, ge=0, description="the current attempt; 0: none yet")
+    step: int = Field(0, ge=0, description="optimizer steps done, as last reported")
+    max_steps: int = Field(ge=1)
+    host: str | None = None
+    pid: int | None = None
+    created: str
+    started: str | None = Field(None, description="when it was first running")
+    updated: str
+    finished: str | None = Field(None, description="when it last stopped running")
+    error: str | None = Field(None, description="tail of what went wrong")
+    environment: dict[str, Any] = Field({}, description="package versions, threads, device")
+
+
+class Run:
+    """A run folder. Made by `Store.add`, `Store.get` and `Store.runs`; holds no open files and caches nothing."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self._root = root
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r} in {str(self._root)!r})"
+
+    @property
+    def config(self) -> RunConfig:
+        """The complete config; `StoreError` when ``config.yaml`` is damaged."""
+        try:
+            return RunConfig.parse(read_yaml(self.path / CONFIG_FILE))
+        except UsageError as error:
+            raise StoreError(f"run {self.id}: {error}") from error
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the data and the model that the run's id was made from."""
+        digests = read_json(self.path / IDENTITY_FILE).get("digests")
+        if not isinstance(digests, dict):
+            raise StoreError(f"{self.path / IDENTITY_FILE} is damaged: it has no digests")
+        return digests
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the newest resumable state lies; made by whoever writes it."""
+        return self.path / "checkpoint"
+
+    @property
+    def analysis_dir(self) -> Path:
+        """One file a result; made by whoever writes it."""
+        return self.path / "analysis"
+
+    @property
+    def status(self) -> RunStatus:
+        """Read anew each time; `StoreError` when ``status.json`` is damaged."""
+        path = self.path / STATUS_FILE
+        try:
+            return parse_model(RunStatus, read_json(path))
+        except UsageError as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
+
+    def set_status(self, **changes: Any) -> RunStatus:
+        """Replace parts of the status atomically and durably (one fsync: report progress each second, not each step).
+
+        ``updated`` is always set; ``started`` and ``finished`` follow from the state unless given.
+
+        Raises:
+            UsageError: an unknown field or a value out of range.
+            StoreError: the disk is full or refuses; the status is then as it was.
+        """
+        for key in changes:
+            if key not in RunStatus.model_fields:
+                raise UsageError(f"unknown status field {key!r}.{nearest(key, RunStatus.model_fields)}")
+        before, now = self.status, _now()
+        values = {**before.model_dump(), "updated": now, **_times(before, changes.get("state"), now), **changes}
+        status = parse_model(RunStatus, values)
+        write_json(self.path / STATUS_FILE, status.model_dump(mode="json"))
+        return status
+
+    def update_config(self, config: RunConfig) -> None:
+        """Take over a config that differs only in what does not change the result, such as a larger ``max_steps``.
+
+        Raises:
+            StoreError: it differs in a key that is part of the run's identity.
+        """
+        before = self.config
+        if config == before:
+            return
+        old, new = (item.model_dump(mode="json", exclude={*NOT_HASHED, "model"}) for item in (before, config))
+        if changed := [key for key in new if new[key] != old[key]]:
+            key = changed[0]
+            raise StoreError(f"run {self.id}: {key} is {old[key]!r}; with {new[key]!r} it would be another run")
+        write_bytes(self.path / CONFIG_FILE, config.to_yaml().encode())
+        self.set_status(max_steps=config.max_steps)
+
+    def begin_attempt(self, resume_step: int = 0) -> Attempt:
+        """Start writing to a new attempt, and then make it the current one.
+
+        Metrics and snapshots up to ``resume_step`` are copied from the current attempt; with 0 the run starts over and
+        nothing is. A crash before the end leaves the current attempt current.
+
+        Raises:
+            StoreError: there is nothing to resume, what should be copied is damaged, or the disk is too full.
+        """
+        folder = prepare_attempt(self.path / "attempts", self.status.attempt, resume_step)
+        attempt = Attempt(folder)
+        try:
+            self.set_status(attempt=attempt.number, step=resume_step)
+        except BaseException:
+            attempt.close()
+            raise
+        return attempt
+
+    def remove_old_attempts(self) -> int:
+        """Delete every attempt but the current one; returns the bytes freed. Not while another process may write."""
+        current, freed = self.status.attempt, 0
+        try:
+            for folder in (self.path / "attempts").glob("[0-9]*"):
+                if folder.name != str(current) and folder.is_dir():
+                    freed += sum(file.st_size for file in map(Path.stat, folder.rglob("*")) if file.st_nlink == 1)
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise StoreError(f"cannot remove old attempts of run {self.id}: {error.strerror}") from error
+        return freed
+
+    def metrics(self) -> pd.DataFrame:
+        """One row per optimizer step, ascending; ``step`` int64, numbers float64, NaN where not measured.
+
+        The columns of `landscape.store.metrics.STEP_COLUMNS` are always there, then the method's own by name. Step s
+        (from 1) holds what was measured in optimizer step s, before its update.
+
+        Raises:
+            StoreError: a damaged line (names file and number) or a damaged ``metrics.parquet``.
+        """
+        return self._frame("step")
+
+    def evaluations(self) -> pd.DataFrame:
+        """One row per evaluation, ascending in ``step``: the loss on ``split`` after so many optimizer steps.
+
+        The columns of `landscape.store.metrics.EVALUATION_COLUMNS` are always there, then the task's own by name.
+
+        Raises:
+            StoreError: as `metrics`.
+        """
+        return self._frame("evaluation")
+
+    def compact(self) -> Path:
+        """Write ``metrics.parquet`` from the current attempt; returns its path.
+
+        Raises:
+            StoreError: there is no attempt, a line is damaged, or the disk is full.
+        """
+        folder, path = self._attempt_folder(), self.path / PARQUET_FILE
+        write_parquet(path, read_records(folder / METRICS_FILE).records, self.id, int(folder.name))
+        return path
+
+    def streams(self) -> list[str]:
+        """Names of the current attempt's snapshot streams, sorted; empty before there are any."""
+        return sorted(read_layouts(self._attempt_folder())) if self.status.attempt else []
+
+    def snapshots(self, stream: str = "params") -> SnapshotReader:
+        """The current attempt's snapshots, also while they are being written.
+
+        Raises:
+            StoreError: there is no attempt or no such stream (the nearest is named), or its index is damaged.
+        """
+        return SnapshotReader(self._attempt_folder(), stream, self._root)
+
+    def _attempt_folder(self) -> Path:
+        if not (number := self.status.attempt):
+            raise StoreError(f"run {self.id} has not been started: it has no attempt yet")
+        folder = self.path / "attempts" / str(number)
+        if not folder.is_dir():
+            raise StoreError(f"run {self.id}: its current attempt {folder} is missing")
+        return folder
+
+    def _frame(self, kind: Kind) -> pd.DataFrame:
+        status, table = self.status, None
+        if status.state == "done":
+            table = read_parquet(self.path / PARQUET_FILE, status.attempt)
+        if table is None:
+            table = to_table(read_records(self._attempt_folder() / METRICS_FILE).records if status.attempt else [])
+        return to_frame(table, kind)
+
+
+def create_run(path: Path, root: Path, config: RunConfig, digests: Mapping[str, str]) -> Run:
+    """Make a run folder; it counts as a run once ``config.yaml``, written last, is there."""
+    now = _now()
+    status = RunStatus.model_validate({"max_steps": config.max_steps, "created": now, "updated": now})
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create {path}: {error.strerror}") from error
+    write_json(path / IDENTITY_FILE, {"run_id": path.name, "digests": dict(digests)})
+    write_json(path / STATUS_FILE, status.model_dump())
+    write_bytes(path / CONFIG_FILE, config.to_yaml().encode())
+    return Run(path, root)
+
+
+def _times(before: RunStatus, state: str | None, now: str) -> dict[str, str | None]:
+    if state is None or state == before.state or state not in get_args(State):
+        return {}
+    if state == "running":
+        return {"started": before.started or now, "finished": None}
+    return {"finished": None if state == "queued" else now}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
