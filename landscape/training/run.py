@@ -1,0 +1,295 @@
+"""One run from its config to its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import set_seed
+
+from landscape.config import RunConfig
+from landscape.data import TaskData, load_task, num_labels
+from landscape.errors import StoreError, UsageError
+from landscape.methods import METHODS, PerturbationCallback, attach
+from landscape.models import LoadedModel, load_model
+from landscape.store import Run, RunStatus, SnapshotLayout, Store, plan_capture
+from landscape.training.base_loss import BaseLoss, base_loss_path, compute_base_loss
+from landscape.training.checkpoint import latest_checkpoint, load_counters, load_perturbation
+from landscape.training.order import stored_order
+from landscape.training.processes import world
+from landscape.training.recorder import Recorder
+from landscape.training.resolve import check, check_shapes, identify, resolve
+from landscape.training.trainer import LandscapeTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended: ``state`` is done or diverged, ``step`` the optimizer steps that were taken."""
+
+    run_id: str
+    run_dir: Path
+    state: str
+    step: int
+
+
+def train(
+    config: RunConfig,
+    store: Store | str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = False,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Train one run into the store, or return at once where it is finished already.
+
+    A run that was interrupted continues from its newest checkpoint, bit for bit as if it had not been; a finished one
+    whose ``max_steps`` was raised is lengthened. A loss that becomes nan or inf ends the run as ``diverged``, which is
+    a result. Started under ``accelerate launch`` or ``torchrun`` it trains on several devices (DDP).
+
+    Args:
+        store: a store or the folder of one, created if it does not exist.
+        resume: false starts over, in a new attempt.
+        progress: show a progress bar.
+        on_step: called with every step's metric record.
+
+    Raises:
+        UsageError: before anything is loaded or written.
+        StoreError: the folder cannot be written, or another process is training this run.
+    """
+    config = resolve(config)
+    check(config)
+    check_shapes(config)
+    _refuse_sharding()
+    run_id, digests = identify(config)
+    store = store if isinstance(store, Store) else Store.create(store)
+    with world().main_process_first():
+        run = store.add(config, run_id, digests)
+    if resume and _is_finished(run.status, config):
+        return TrainResult(run_id, run.path, run.status.state, run.status.step)
+    _refuse_second_owner(run)
+    if world().is_main_process:
+        run.update_config(config)
+        run.set_status(
+            state="running",
+            max_steps=config.max_steps,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            error=None,
+            environment=environment(),
+        )
+    try:
+        state, step = _train(config, store, run, digests, resume=resume, progress=progress, on_step=on_step)
+    except BaseException as error:
+        if world().is_main_process:
+            interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+            tail = "".join(traceback.format_exception(error)).strip()[-2000:]
+            # On a full disk this fails too, and must not hide why.
+            with contextlib.suppress(StoreError):
+                run.set_status(state="interrupted" if interrupted else "failed", error=tail)
+        raise
+    if world().is_main_process:
+        run.compact()
+        run.set_status(state=state, step=step)
+    return TrainResult(run_id, run.path, state, step)
+
+
+def prepare_base_loss(config: RunConfig, store: Store | str | Path, *, progress: bool = False) -> Path | None:
+    """Fill the shared table of base losses for this run's batches; sweeps do so once before their runs start.
+
+    Returns:
+        The table's path, or None where there is no base loss: it is switched off, or the head is new.
+    """
+    config = resolve(config)
+    store = store if isinstance(store, Store) else Store.create(store)
+    _, digests = identify(config)
+    if not config.base_loss:
+        return None
+    loaded = load_model(config, num_labels=num_labels(config))
+    data = load_task(config, loaded.tokenizer, loaded.kind)
+    order = _order(config, store, data, 1)
+    if loaded.head_is_new:
+        return None
+    _base_loss(config, store, digests, loaded, data, order, progress)
+    return base_loss_path(store.base_loss_dir, config, digests)
+
+
+def environment() -> dict[str, Any]:
+    """What bit-identical repetition needs to be equal: versions, machine, threads, device."""
+    packages = ("torch", "transformers", "peft", "accelerate", "numpy")
+    cuda = torch.cuda.is_available()
+    return {
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "processes": world().num_processes,
+    }
+
+
+def _train(
+    config: RunConfig,
+    store: Store,
+    run: Run,
+    digests: dict[str, str],
+    *,
+    resume: bool,
+    progress: bool,
+    on_step: Callable[[dict[str, Any]], None] | None,
+) -> tuple[str, int]:
+    loaded = load_model(config, num_labels=num_labels(config))
+    data = load_task(config, loaded.tokenizer, loaded.kind)
+    order = _order(config, store, data, world().num_processes)
+    base_loss = None
+    if config.base_loss and not loaded.head_is_new:
+        with world().main_process_first():
+            base_loss = _base_loss(config, store, digests, loaded, data, order, progress)
+    checkpoint = latest_checkpoint(run.checkpoint_dir) if resume else None
+    resume_step = checkpoint[1] if checkpoint else 0
+    world().wait_for_everyone()
+
+    set_seed(config.seed)
+    model = attach(loaded.model, config)
+    if world().is_main_process and hasattr(model, "peft_config"):
+        model.peft_config["default"].save_pretrained(str(run.path))  # type: ignore[index,union-attr]
+    perturbation = _perturbation(config)
+    trainer = LandscapeTrainer(
+        model, config, split=data.train, order=order, kind=loaded.kind, output_dir=run.path, perturbation=perturbation
+    )
+    attempt = run.begin_attempt(resume_step) if world().is_main_process else None
+    plan = plan_capture(config.capture, config.max_steps, _record_bytes(config, model))
+    bar = tqdm(total=config.max_steps, initial=resume_step, desc=run.id, disable=not progress or attempt is None)
+    recorder = Recorder(
+        trainer,
+        config,
+        data,
+        order,
+        run=run,
+        attempt=attempt,
+        plan=plan,
+        base_loss=base_loss,
+        tokens=load_counters(checkpoint[0])["tokens"] if checkpoint else 0,
+        on_step=lambda line: _advance(bar, line, on_step),
+    )
+    if perturbation is not None and checkpoint:
+        trainer.add_callback(_after_build(perturbation, load_perturbation(checkpoint[0])))
+    trainer.add_callback(recorder)
+    try:
+        if resume_step < config.max_steps:
+            trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+    finally:
+        if perturbation is not None:
+            perturbation.close()
+        recorder.close()
+        bar.close()
+        if attempt is not None:
+            attempt.close()
+    return ("diverged" if recorder.diverged else "done"), max(trainer.state.global_step, resume_step)
+
+
+def _order(config: RunConfig, store: Store, data: TaskData, num_processes: int) -> np.ndarray:
+    step = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
+    seed = config.seed if config.data_seed is None else config.data_seed
+    with world().main_process_first():
+        return stored_order(store.orders_dir, len(data.train), seed, config.max_steps * step)
+
+
+def _base_loss(
+    config: RunConfig,
+    store: Store,
+    digests: dict[str, str],
+    loaded: LoadedModel,
+    data: TaskData,
+    order: np.ndarray,
+    progress: bool,
+) -> BaseLoss:
+    device = world().device
+    loaded.model.to(device)  # type: ignore[arg-type]
+    return compute_base_loss(
+        base_loss_path(store.base_loss_dir, config, digests),
+        loaded.model,
+        data.train,
+        order,
+        loaded.kind,
+        batch_size=config.per_device_eval_batch_size,
+        bf16=config.bf16,
+        progress=progress,
+    )
+
+
+def _perturbation(config: RunConfig) -> PerturbationCallback | None:
+    method = METHODS[config.method]
+    factory = method.perturbation
+    if factory is None:
+        return None
+    arguments = method.parse_arguments(config.method_args)
+    return PerturbationCallback(lambda model, optimizer: factory(model, optimizer, arguments, config.seed))
+
+
+def _after_build(perturbation: PerturbationCallback, state: dict[str, Any]) -> Any:
+    """A callback that restores the perturbation's state once its own callback has built it."""
+    from transformers import TrainerCallback
+
+    class RestorePerturbation(TrainerCallback):
+        def on_train_begin(self, args: Any, state_: Any, control: Any, **kwargs: Any) -> None:
+            if perturbation.perturbation is not None:
+                perturbation.perturbation.load_state_dict(state)
+
+    return RestorePerturbation()
+
+
+def _record_bytes(config: RunConfig, model: torch.nn.Module) -> int:
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    size = SnapshotLayout.from_tensors(trainable).record_bytes
+    return size * (2 if config.capture.moments else 1)
+
+
+def _advance(bar: Any, line: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None) -> None:
+    loss = line["loss_clean"] if line["loss_clean"] is not None else line["loss_perturbed"]
+    bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    bar.update(1)
+    if on_step is not None:
+        on_step(line)
+
+
+def _is_finished(status: RunStatus, config: RunConfig) -> bool:
+    return status.state == "diverged" or (status.state == "done" and status.step >= config.max_steps)
+
+
+def _refuse_sharding() -> None:
+    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UsageError(f"{name} is not supported: parameters would be sharded; use DDP (accelerate launch)")
+
+
+def _refuse_second_owner(run: Run) -> None:
+    status = run.status
+    mine = status.pid == os.getpid() or world().num_processes > 1
+    if status.state == "running" and status.host == socket.gethostname() and not mine and _alive(status.pid):
+        raise StoreError(f"run {run.id} is being trained by process {status.pid} on {status.host}")
+
+
+def _alive(pid: int | None) -> bool:
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
