@@ -180,6 +180,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
             shared.add(tensor.data_ptr())
             tensors[name] = tensor.half().contiguous()
     (folder / "model.safetensors").write_bytes(serialize(tensors, metadata={"format": "pt"}))
+    # Encoding left its truncation in the tokenizer's state, which would be saved with it.
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
 
 

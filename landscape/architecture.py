@@ -7,7 +7,7 @@ from typing import Any
 from landscape.config import RunConfig
 from landscape.errors import UsageError
 from landscape.hub import quiet
-from landscape.models import _kind_of, _source
+from landscape.models import kind_of, model_source
 
 
 def empty_model(config: RunConfig, *, num_labels: int | None = None) -> Any:
@@ -24,11 +24,11 @@ def empty_model(config: RunConfig, *, num_labels: int | None = None) -> Any:
         AutoModelForSequenceClassification,
     )
 
-    source = _source(config)
+    source = model_source(config)
     try:
         with quiet(), torch.device("meta"):
             architecture = AutoConfig.from_pretrained(source.location, **source.options)
-            kind = source.kind or _kind_of(architecture.to_dict())
+            kind = source.kind or kind_of(architecture.to_dict())
             if kind == "classification":
                 architecture.num_labels = num_labels or config.model_kwargs.get("num_labels", 2)
             auto = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SHARED_OPTIONS = ("gguf_file", "revision", "subfolder", "token", "cache_dir", "trust_remote_code")
+_SHARED_OPTIONS = ("gguf_file", "revision", "subfolder", "cache_dir", "trust_remote_code")
 """The entries of ``model_kwargs`` that say where the model is, and so concern its config and tokenizer too."""
 
 _CONTENT_FILES = (
@@ -95,7 +95,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class _Source:
+class ModelSource:
     """Where ``from_pretrained`` reads: a folder or a hub id, and the options that go with it."""
 
     location: str
@@ -118,7 +118,7 @@ def check_model(config: RunConfig) -> None:
     Raises:
         UsageError: unknown preset (with the nearest), a missing folder or file, or a folder that holds no model.
     """
-    source = _source(config)
+    source = model_source(config)
     if source.folder is None:
         return
     if source.gguf is not None:
@@ -143,11 +143,11 @@ def check_model(config: RunConfig) -> None:
 
 def known_kind(config: RunConfig) -> LossKind | None:
     """The kind as far as it is known without a download: presets and local folders; None for hub ids and GGUF files."""
-    source = _source(config)
+    source = model_source(config)
     if source.kind is not None or source.folder is None or source.gguf is not None:
         return source.kind
     try:
-        return _kind_of(json.loads((source.folder / "config.json").read_text(encoding="utf-8")))
+        return kind_of(json.loads((source.folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
@@ -158,7 +158,7 @@ def model_digest(config: RunConfig) -> str:
     A sha256 over the content of weights, config and tokenizer for presets on disk, folders and GGUF files, wherever
     they lie; ``hub:<id>@<revision>`` for hub ids.
     """
-    source = _source(config)
+    source = model_source(config)
     if source.folder is None:
         return f"hub:{source.location}@{source.options.get('revision') or 'main'}"
     if source.gguf is not None:
@@ -185,7 +185,7 @@ def load_model(config: RunConfig, *, num_labels: int | None = None) -> LoadedMod
     from safetensors import SafetensorError
 
     check_model(config)
-    source = _source(config)
+    source = model_source(config)
     options: dict[str, Any] = {}
     if source.folder is None and (reason := unreachable()):
         options["local_files_only"] = True
@@ -215,34 +215,39 @@ def load_model(config: RunConfig, *, num_labels: int | None = None) -> LoadedMod
 # --- where the model is -----------------------------------------------------------------------------------------------
 
 
-def _source(config: RunConfig) -> _Source:
+def model_source(config: RunConfig) -> ModelSource:
+    """Where this config's model is; `UsageError` for a name that is no preset, folder, file or hub id."""
+    if "token" in config.model_kwargs:
+        raise UsageError(
+            "model_kwargs: token would be written into the run's config; set the variable HF_TOKEN instead"
+        )
     options = {key: config.model_kwargs[key] for key in _SHARED_OPTIONS if key in config.model_kwargs}
     name = config.model
     if name in MODELS:
         return _preset_source(MODELS[name], options)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _Source(str(path), path, None, options)
+        return ModelSource(str(path), path, None, options)
     if path.suffix == ".gguf" and path.is_file():
-        return _Source(str(path.parent), path.parent, None, {**options, "gguf_file": path.name})
+        return ModelSource(str(path.parent), path.parent, None, {**options, "gguf_file": path.name})
     if _HUB_ID.fullmatch(name) and path.suffix != ".gguf" and not name.startswith("."):
-        return _Source(name, None, None, options)
+        return ModelSource(name, None, None, options)
     if "/" in name or "\\" in name or path.suffix == ".gguf":
         raise UsageError(f"model: {name!r} is neither an existing folder or GGUF file nor a hub id such as org/name")
     error = unknown("model", name, MODELS)
     raise UsageError(f"{error} A hub id is written org/name, a local folder as a path that exists.")
 
 
-def _preset_source(preset: ModelPreset, options: dict[str, Any]) -> _Source:
+def _preset_source(preset: ModelPreset, options: dict[str, Any]) -> ModelSource:
     if preset.asset is not None:
         folder = ASSETS / preset.asset
-        return _Source(str(folder), folder, preset.kind, options)
+        return ModelSource(str(folder), folder, preset.kind, options)
     if preset.package is not None and (path := _package_path(preset.package, preset.package_path)):
         if path.is_dir():
-            return _Source(str(path), path, preset.kind, options)
-        return _Source(str(path.parent), path.parent, preset.kind, {**options, "gguf_file": path.name})
+            return ModelSource(str(path), path, preset.kind, options)
+        return ModelSource(str(path.parent), path.parent, preset.kind, {**options, "gguf_file": path.name})
     assert preset.hub_id is not None
-    return _Source(preset.hub_id, None, preset.kind, options)
+    return ModelSource(preset.hub_id, None, preset.kind, options)
 
 
 def _package_path(package: str, relative: str) -> Path | None:
@@ -268,14 +273,14 @@ def _file_sha256(path: Path) -> str:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _kind_from_config(source: _Source, options: dict[str, Any]) -> LossKind:
+def _kind_from_config(source: ModelSource, options: dict[str, Any]) -> LossKind:
     from transformers import AutoConfig
 
-    return _kind_of(AutoConfig.from_pretrained(source.location, **source.options, **options).to_dict())
+    return kind_of(AutoConfig.from_pretrained(source.location, **source.options, **options).to_dict())
 
 
-def _kind_of(values: Mapping[str, Any]) -> LossKind:
-    """Encoder-decoders are seq2seq, encoders classification, all else causal."""
+def kind_of(values: Mapping[str, Any]) -> LossKind:
+    """From the contents of a ``config.json``: Encoder-decoders are seq2seq, encoders classification, all else causal."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if values.get("is_encoder_decoder"):
@@ -288,7 +293,7 @@ def _kind_of(values: Mapping[str, Any]) -> LossKind:
     return "classification" if values.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "causal"
 
 
-def _load_tokenizer(source: _Source, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: ModelSource, options: dict[str, Any]) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.location, **source.options, **options)
@@ -299,7 +304,7 @@ def _load_tokenizer(source: _Source, options: dict[str, Any]) -> PreTrainedToken
 
 
 def _load_weights(
-    config: RunConfig, source: _Source, kind: LossKind, num_labels: int | None, options: dict[str, Any]
+    config: RunConfig, source: ModelSource, kind: LossKind, num_labels: int | None, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of weights that the checkpoint did not hold."""
     import torch
@@ -322,6 +327,11 @@ def _load_weights(
         "classification": AutoModelForSequenceClassification,
     }[kind]
     model, report = auto.from_pretrained(source.location, output_loading_info=True, **arguments)
+    if source.gguf is not None:
+        # transformers dequantizes GGUF weights while loading; the mark that stays would forbid training them.
+        model.is_quantized, model.hf_quantizer = False, None
+        for owner, mark in ((model, "quantization_method"), (model.config, "quantization_config")):
+            vars(owner).pop(mark, None)
     return model, set(report["missing_keys"])
 
 
@@ -342,7 +352,7 @@ def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     model.eval()
 
 
-def _cannot_load(source: _Source, offline: str | None, error: Exception) -> UsageError:
+def _cannot_load(source: ModelSource, offline: str | None, error: Exception) -> UsageError:
     cause = " ".join(str(error).split())[:300]
     if source.folder is not None:
         return UsageError(f"model: {source} cannot be loaded: {cause}")

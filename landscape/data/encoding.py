@@ -70,12 +70,13 @@ class Encoder:
 
     def fingerprint(self, rows: Rows) -> str:
         """A sha256 over all that decides the tokens and labels of these rows, without tokenizing them."""
-        content = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode())  # type: ignore[attr-defined]
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+        # Left behind by the last call, and given with every call.
+        del tokenizer["truncation"], tokenizer["padding"]
         template = self._task.prompt if self.kind == "causal" else self._task.source
         special = [self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
         described = [self.kind, self.max_length, template, self._label_words, special, dict(rows.fields), rows.targets]
-        content.update(json.dumps(described, sort_keys=True).encode())
-        return content.hexdigest()
+        return hashlib.sha256(json.dumps([tokenizer, described], sort_keys=True).encode()).hexdigest()
 
     def _causal(self, rows: Rows) -> list[Example]:
         prompts, targets = self.prompts(rows), self.targets(rows)

@@ -35,9 +35,9 @@ class BaseLoss:
         return float(self.nll[indices].sum() / self.count[indices].sum())
 
 
-def base_loss_path(folder: Path, config: RunConfig, digests: dict[str, str]) -> Path:
-    """The cache file for this model, precision, data, tokenization and truncation."""
-    key = {**digests, "max_length": config.max_length, "dtype": config.dtype, "bf16": config.bf16}
+def base_loss_path(folder: Path, config: RunConfig, model_digest: str, split: Split) -> Path:
+    """The cache file for this model, precision and encoded split (its labels, noise included, and its truncation)."""
+    key = {"model": model_digest, "data": split.fingerprint, "dtype": config.dtype, "bf16": config.bf16}
     return folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.npz"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from landscape.config import RunConfig, alpha_value, run_id
 from landscape.data import check_task, data_digest, num_labels
 from landscape.errors import UsageError
 from landscape.methods import METHODS, attach, check_adapter
-from landscape.models import check_model, model_digest
+from landscape.models import MODELS, check_model, known_kind, model_digest
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -24,6 +25,10 @@ def resolve(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {
         "method_args": method.parse_arguments(config.method_args).model_dump(mode="json"),
         "data_seed": config.seed if config.data_seed is None else config.data_seed,
+        # The stored config is read from other folders too.
+        "model": _absolute(config.model),
+        "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().absolute()),
+        "data_files": config.data_files and {k: str(Path(v).absolute()) for k, v in config.data_files.items()},
     }
     if config.lr_scheduler_type == "constant":
         changes.update(lr_scheduler_steps=None, warmup_ratio=0.0)
@@ -46,7 +51,7 @@ def check(config: RunConfig) -> None:
     """
     resolve(config)
     check_model(config)
-    check_task(config)
+    check_task(config, known_kind(config))
 
 
 def identify(config: RunConfig) -> tuple[str, dict[str, str]]:
@@ -74,6 +79,12 @@ def estimate_record_bytes(config: RunConfig) -> int:
         model = attach(_empty(config), resolve(config))
     # PEFT upcasts half-precision adapters to float32.
     return sum(4 * p.numel() if p.dtype.itemsize < 4 and config.rank else p.nbytes for p in _trainable(model))
+
+
+def _absolute(model: str) -> str:
+    """A local folder or file by its full path; presets and hub ids as they are."""
+    path = Path(model).expanduser()
+    return model if model in MODELS or not path.exists() else str(path.absolute())
 
 
 def _empty(config: RunConfig) -> Any:

@@ -124,7 +124,7 @@ def prepare_base_loss(config: RunConfig, store: Store | str | Path, *, progress:
     if loaded.head_is_new:
         return None
     _base_loss(config, store, digests, loaded, data, order, progress)
-    return base_loss_path(store.base_loss_dir, config, digests)
+    return base_loss_path(store.base_loss_dir, config, digests["model"], data.train)
 
 
 def environment() -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _base_loss(
     device = world().device
     loaded.model.to(device)  # type: ignore[arg-type]
     return compute_base_loss(
-        base_loss_path(store.base_loss_dir, config, digests),
+        base_loss_path(store.base_loss_dir, config, digests["model"], data.train),
         loaded.model,
         data.train,
         order,

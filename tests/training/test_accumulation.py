@@ -1,4 +1,4 @@
-"""Accumulating k micro-batches is one batch k times the size, for every architecture; stock Trainer misses two of three."""
+"""Accumulating k micro-batches is one batch k times the size, for every architecture (stock Trainer misses two)."""
 
 from __future__ import annotations
 
