@@ -105,6 +105,7 @@ class ModelSource:
 
     @property
     def gguf(self) -> Path | None:
+        """The GGUF file, if the weights are in one."""
         name = self.options.get("gguf_file")
         return self.folder / name if self.folder and name else None
 
@@ -280,7 +281,7 @@ def _kind_from_config(source: ModelSource, options: dict[str, Any]) -> LossKind:
 
 
 def kind_of(values: Mapping[str, Any]) -> LossKind:
-    """From the contents of a ``config.json``: Encoder-decoders are seq2seq, encoders classification, all else causal."""
+    """From the contents of a config.json: encoder-decoders are seq2seq, encoders classification, all else causal."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if values.get("is_encoder_decoder"):
