@@ -1,0 +1,46 @@
+"""The ``landscape`` command. Each command parses, calls and prints; nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from landscape import __version__
+from landscape.cli import analysis, results, runs
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Loss landscapes and double descent in LoRA fine-tuning: capture every step, measure sharpness, see it.",
+)
+
+app.command()(runs.train)
+app.command()(runs.sweep)
+app.command()(runs.status)
+app.add_typer(analysis.app, name="analyze")
+app.command()(results.figures)
+app.command()(results.report)
+app.command("export-adapter")(results.export_adapter)
+app.command()(results.methods)
+app.command()(results.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lora-landscape {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="landscape")

@@ -1,0 +1,62 @@
+"""What a worker does for one cell of a sweep; importable by name in a fresh process, plain values in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from landscape.config import RunConfig
+
+
+def train_cell(config: dict[str, Any], store: str) -> dict[str, Any]:
+    """Train one run (resuming what is there); what went wrong is raised, and in the run's status.
+
+    Returns:
+        run_id, state, step, and ``warnings``, what the toolkit logged on the way: a worker's own output is not shown.
+    """
+    from landscape.training import train
+
+    with _warnings_of_ours() as messages:
+        result = train(RunConfig.parse(config), store)
+    return {"run_id": result.run_id, "state": result.state, "step": result.step, "warnings": messages}
+
+
+@contextlib.contextmanager
+def _warnings_of_ours() -> Iterator[list[str]]:
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("landscape")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def prepare_cells(configs: list[dict[str, Any]], store: str) -> None:
+    """Compute the base model's losses once, for all the runs that share its model and data."""
+    from landscape.store import Store
+    from landscape.training import prepare_base_loss
+
+    opened = Store.open(store)
+    for config in configs:
+        prepare_base_loss(RunConfig.parse(config), opened)
+
+
+def analyze_sharpness_cell(store: str, run_id: str, steps: list[int], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Top eigenvalues at these snapshots, stored with the run; the rows of its table."""
+    from landscape.analysis import analyze_sharpness
+    from landscape.store import Store
+
+    return analyze_sharpness(Store.open(store).get(run_id), steps, **options).to_dict("records")
+
+
+def analyze_gap_cell(store: str, run_id: str) -> list[dict[str, Any]]:
+    """Loss on eval minus loss on probe at every evaluation, stored with the run; the rows of its table."""
+    from landscape.analysis import analyze_gap
+    from landscape.store import Store
+
+    return analyze_gap(Store.open(store).get(run_id)).to_dict("records")
