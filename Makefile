@@ -17,8 +17,6 @@ test: $(STAMP)
 		awk -F '[/ ]' 'END { print ($$1 ~ /^[0-9]+$$/ ? $$1 : 0) " slow tests are left to make test-all" }'
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow" -n 2 --durations=10
 
-test-all: /'
-
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=20
 

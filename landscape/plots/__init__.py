@@ -1,0 +1,74 @@
+"""Results → figures. Builders make a `CurveSet`; `to_plotly`, `to_matplotlib` and `table` show the same one."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from landscape.plots.build import with_inset
+from landscape.plots.choice import Choice
+from landscape.plots.curves import Curve, CurveSet, End, Panel, Trace, table
+from landscape.plots.data import Cell, RunData, group
+from landscape.plots.envelope import POINT_BUDGET, reduce
+from landscape.plots.evaluation import evaluation_curves, gap_curves, single_evaluation, train_and_eval_curves
+from landscape.plots.loss import loss_curves
+from landscape.plots.sharpness import sharpness_curves
+from landscape.plots.style import METHOD_STYLES, MethodStyle, method_style
+from landscape.plots.summary import (
+    CellSummary,
+    RunSummary,
+    best_learning_rates,
+    learning_rate_curves,
+    summarize,
+    summarize_cells,
+    without_rate,
+)
+
+if TYPE_CHECKING:
+    from landscape.plots.matplotlib_renderer import to_matplotlib
+    from landscape.plots.plotly_renderer import color_map, to_plotly
+
+# Whoever draws with one library does not wait for the other's import.
+_RENDERERS = {"to_matplotlib": "matplotlib_renderer", "to_plotly": "plotly_renderer", "color_map": "plotly_renderer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENDERERS:
+        return getattr(importlib.import_module(f"landscape.plots.{_RENDERERS[name]}"), name)
+    raise AttributeError(f"module 'landscape.plots' has no attribute {name!r}")
+
+
+__all__ = [
+    "METHOD_STYLES",
+    "POINT_BUDGET",
+    "Cell",
+    "CellSummary",
+    "Choice",
+    "Curve",
+    "CurveSet",
+    "End",
+    "MethodStyle",
+    "Panel",
+    "RunData",
+    "RunSummary",
+    "Trace",
+    "best_learning_rates",
+    "color_map",
+    "evaluation_curves",
+    "gap_curves",
+    "group",
+    "learning_rate_curves",
+    "loss_curves",
+    "method_style",
+    "reduce",
+    "sharpness_curves",
+    "single_evaluation",
+    "summarize",
+    "summarize_cells",
+    "table",
+    "to_matplotlib",
+    "to_plotly",
+    "train_and_eval_curves",
+    "with_inset",
+    "without_rate",
+]

@@ -1,0 +1,258 @@
+"""The report: one file, offline, everything escaped, every number from the store."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from landscape.config import RunConfig
+from landscape.errors import StoreError, UsageError
+from landscape.plots import RunData, summarize
+from landscape.plots.summary import Estimate
+from landscape.report import render_page, write_report
+from landscape.report.page import duration, embedded
+from landscape.report.tables import glance_table, plus_minus, run_table
+from landscape.store import Store
+from tests.synthetic_runs import run, sweep, write
+
+HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser makes of the page: elements with their attributes, text by element, scripts apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.words.append(data)
+
+    def count(self, tag: str, **attributes: str) -> int:
+        return sum(name == tag and attributes.items() <= found.items() for name, found in self.elements)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def figures(self) -> list[dict]:
+        kinds = [attributes.get("class") for tag, attributes in self.elements if tag == "script"]
+        return [json.loads(text) for kind, text in zip(kinds, self.scripts, strict=True) if kind == "data"]
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[RunData]:
+    made = sweep(methods=("full", "lora", "mgpo", "ggpo"), ranks=(8, 64), rates=(1e-4, 5e-4), seeds=2, sharp=True)
+    failed = replace(run(method="mgpo", seed=7), state="failed", error="Traceback\nRuntimeError: out of memory")
+    return [*made, failed]
+
+
+@pytest.fixture(scope="module")
+def text(runs: list[RunData]) -> str:
+    return render_page(runs, title="A title", name="mystore")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_nothing_is_loaded_from_anywhere(page: Page, text: str) -> None:
+    for tag, attributes in page.elements:
+        for key in ("src", "href", "action", "data"):
+            value = attributes.get(key) or ""
+            assert value == "" or value.startswith("#"), (tag, value)
+    own = text[: text.index("plotly.js v")] + text[text.rindex("figures.forEach") :]
+    assert "http" not in own.replace("http-equiv", "")
+    [policy] = [a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_plotly_is_there_once_and_the_rest_is_small(text: str) -> None:
+    assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
+    assert len(text.encode()) < 8e6
+
+
+def test_every_figure_is_data_a_browser_can_draw(page: Page) -> None:
+    assert page.count("figure") == len(page.figures) >= 10
+    for figure in page.figures:
+        assert figure["data"]
+        assert {trace["type"] for trace in figure["data"]} == {"scatter"}
+        assert "template" not in figure["layout"] or len(json.dumps(figure["layout"]["template"])) < 100
+
+
+def test_the_chapters(page: Page) -> None:
+    for words in (
+        "A title",
+        "tiny on arithmetic",
+        "How far this reaches",
+        "up to 240 optimizer steps of 16 examples",
+        "neither confirms nor refutes",
+        "LoRA-MGPO, Figure 2",
+        "Final eval loss by learning rate",
+        "Training loss relative to the base model",
+        "What perturbation adds",
+        "Generalization gap",
+        "Sharpness along training, lr = 5e-4",
+        "largest algebraic eigenvalue",
+        "Reading the numbers",
+        "33 runs".removesuffix(" runs"),
+        "1 diverged",
+        "RuntimeError: out of memory",
+    ):
+        assert words in page.text, words
+
+
+def test_colors_of_both_themes(text: str) -> None:
+    tables = re.findall(r'<script type="application/json" class="colors">(.*?)</script>', text)
+    assert all(json.loads(item)["#ffffff"] == "#14171c" for item in tables)
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_hostile_strings_stay_text(tmp_path: Path) -> None:
+    bad = RunConfig.parse({"alpha": 16, "rank": 8}).model_copy(
+        update={"method": HOSTILE, "model": HOSTILE, "task": HOSTILE}
+    )
+    data = [
+        replace(run(seed=seed, diverges_at=100), config={**bad.model_dump(mode="json"), "seed": seed}, error=HOSTILE)
+        for seed in range(2)
+    ]
+    data = [replace(item, problems=(HOSTILE,), environment={HOSTILE: {HOSTILE: HOSTILE}}) for item in data]
+    text = render_page(data, title=HOSTILE, name=HOSTILE, where=HOSTILE, unreadable=[HOSTILE])
+    page, harmless = Page(text), Page(render_page([run(seed=seed) for seed in range(2)], title="", name=""))
+    assert page.count("img") == 0
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert page.count("script") - 2 * len(page.figures) == harmless.count("script") - 2 * len(harmless.figures) == 2
+    assert "{{ 7*7 }}" in page.text
+    for figure in page.figures:
+        for trace in figure["data"]:
+            assert "<" not in trace.get("name", "")
+            assert "<script" not in trace.get("hovertemplate", "")
+        assert not any("<script" in note["text"] for note in figure["layout"].get("annotations", []))
+
+
+def test_embedded_json_cannot_end_its_element() -> None:
+    value = {"a": "</script><!-- \u2028 & 'quoted' \"x\""}
+    text = embedded(json.dumps(value, ensure_ascii=False))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == value
+
+
+def test_the_run_tables_numbers_are_the_summaries(runs: list[RunData]) -> None:
+    rows = {row["id"]: row for row in run_table(runs)}
+    assert len(rows) == len(runs)
+    for data in runs[:6]:
+        summary = summarize(data)
+        assert rows[data.run_id]["held_out"] == (plus_minus(summary.held_out), summary.held_out.value)
+        assert rows[data.run_id]["peak"][1] == summary.peaks[0].highest
+
+
+def test_settings_are_compared_at_one_rate_and_at_their_best(runs: list[RunData]) -> None:
+    table = glance_table(runs)
+    assert table["rate"] == "5e-4"
+    [row] = [row for row in table["rows"] if (row["method"], row["rank"]) == ("LoRA", "64")]
+    assert (row["common"]["diverged"], row["common"]["runs"]) == (1, 2)
+    assert row["best"]["rate"] == "1e-4"  # the other rate lost a seed
+    for row in table["rows"]:
+        for side in (row["common"], row["best"]):
+            assert side is None or side["at"] is None or 0 <= side["low"] <= side["at"] <= side["high"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.51349, 0.0123, "0.513 ± 0.012"),
+        (12.3, 0.9, "12.30 ± 0.90"),
+        (123.4, 56.0, "123 ± 56"),
+        (-0.0131, 0.0121, "−0.013 ± 0.012"),
+        (-0.0001, 0.012, "0.000 ± 0.012"),
+        (0.5, float("nan"), "0.5"),
+        (0.5, 0.0, "0.5"),
+        (0.5, 1e-9, "0.5 ± 1.0e-09"),
+        (float("nan"), 0.1, "–"),
+    ],
+)
+def test_numbers_with_their_errors(value: float, error: float, text: str) -> None:
+    assert plus_minus(Estimate(value, error)) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (8.25, "8.2 s"), (720, "12 min"), (12300, "3 h 25 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_from_a_real_store_to_a_file(tmp_path: Path) -> None:
+    store = write(sweep(methods=("lora", "mgpo"), ranks=(8,), seeds=2, sharp=True), tmp_path / "store")
+    path = write_report(store, tmp_path / "deep" / "report.html", title="From a store")
+    assert path == tmp_path / "deep" / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "From a store" in page.text
+    assert "N = 2 seeds" in page.text
+    assert [item.name for item in path.parent.iterdir()] == ["report.html"]
+    write_report(tmp_path / "store", path, where="method==lora")
+    assert "LoRA-MGPO, Figure 1" in Page(path.read_text(encoding="utf-8")).text
+    assert "figures that this store does not support" not in page.text
+
+
+def test_an_empty_store_has_a_report(tmp_path: Path) -> None:
+    page = Page(write_report(Store.create(tmp_path / "store"), tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "The store has no runs yet." in page.text
+    assert page.count("figure") == 0
+    assert "5 figures that this store does not support" in page.text
+
+
+def test_runs_without_measurements_have_a_report(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    store.add(RunConfig.parse({"alpha": 16}), "lora-r8-lr1e-4-s0-0123456789", {"data": "d", "model": "m"})
+    failed = store.add(
+        RunConfig.parse({"alpha": 16, "seed": 1}), "lora-r8-lr1e-4-s1-0123456789", {"data": "d", "model": "m"}
+    )
+    failed.set_status(state="failed", error="OSError: no such model")
+    page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "1 queued" in page.text
+    assert "OSError: no such model" in page.text
+    assert page.count("figure") == 0
+
+
+def test_damaged_runs_are_named(tmp_path: Path) -> None:
+    store = write([run(), run(seed=1)], tmp_path / "store")
+    (store.runs()[0].path / "status.json").write_text("{")
+    page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "1 run could not be read and is left out everywhere" in page.text
+    assert "status.json is damaged" in page.text
+
+
+def test_errors(tmp_path: Path) -> None:
+    store = write([run()], tmp_path / "store")
+    with pytest.raises(UsageError, match="none of the 1 runs"):
+        write_report(store, tmp_path / "report.html", where="rank==3")
+    with pytest.raises(StoreError, match="does not exist"):
+        write_report(tmp_path / "no", tmp_path / "report.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write to"):
+        write_report(store, tmp_path / "file" / "report.html")
+    assert not (tmp_path / "report.html").exists()
