@@ -6,7 +6,14 @@ Public names are imported on first use, so that ``landscape --help`` loads neith
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from landscape.config import RunConfig
+    from landscape.curvature import top_eigenvalues
+    from landscape.methods import METHODS, GGPOCallback, MGPOCallback
+    from landscape.store import Store
+    from landscape.training import SnapshotCallback, train
 
 __version__ = "0.1.0"
 

@@ -101,6 +101,8 @@ def test_every_figure_is_data_a_browser_can_draw(page: Page) -> None:
     for figure in page.figures:
         assert figure["data"]
         assert {trace["type"] for trace in figure["data"]} == {"scatter"}
+        # What the page's script can decode for its logarithmic axis.
+        assert all(isinstance(t["y"], list) or t["y"]["dtype"] == "f4" for t in figure["data"])
         assert "template" not in figure["layout"] or len(json.dumps(figure["layout"]["template"])) < 100
 
 

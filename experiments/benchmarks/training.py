@@ -137,12 +137,17 @@ def make_stepper(arguments: argparse.Namespace, name: str) -> Callable[[int], li
     return shared_trainer(config, model, arguments.length)
 
 
+def vocabulary_size(model: Any) -> int:
+    """From the model's config."""
+    return int(model.config.vocab_size)
+
+
 def bare_loop(arguments: argparse.Namespace, model: torch.nn.Module) -> Callable[[int], list[float]]:
     """What one would write by hand: forward, loss, backward, AdamW, and the loss read once a step."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
     device = parameters[0].device
-    vocabulary = model.config.vocab_size  # type: ignore[union-attr]
+    vocabulary = vocabulary_size(model)
 
     def steps(count: int) -> list[float]:
         seconds = []
@@ -150,7 +155,7 @@ def bare_loop(arguments: argparse.Namespace, model: torch.nn.Module) -> Callable
             start = time.perf_counter()
             total = torch.zeros((), device=device)
             for _ in range(arguments.accumulation):
-                batch = synthetic_batch(int(vocabulary), arguments.batch, arguments.length, device)
+                batch = synthetic_batch(vocabulary, arguments.batch, arguments.length, device)
                 loss = forward_losses(model, batch, "causal").mean / arguments.accumulation
                 loss.backward()
                 total += loss.detach()
@@ -172,8 +177,8 @@ def shared_trainer(config: RunConfig, model: torch.nn.Module, length: int) -> Ca
     from landscape.training import LandscapeTrainer, resolve
     from landscape.training.recorder import Recorder
 
-    vocabulary = int(model.config.vocab_size)  # type: ignore[union-attr,arg-type]
-    split: Any = FixedSplit(vocabulary, length)
+    vocabulary = vocabulary_size(model)
+    data: Any = type("Data", (), {"train": FixedSplit(vocabulary, length)})()
     rounds = iter(range(10**6))
     folder = Path(tempfile.mkdtemp(prefix="landscape-bench-"))
 
@@ -186,7 +191,7 @@ def shared_trainer(config: RunConfig, model: torch.nn.Module, length: int) -> Ca
             callback = PerturbationCallback(lambda m, o: factory(m, o, parsed, 0))
         order = np.arange(count * config.per_device_train_batch_size * config.gradient_accumulation_steps)
         trainer = LandscapeTrainer(
-            model, resolved, split=split, order=order, kind="causal", output_dir=folder, perturbation=callback
+            model, resolved, split=data.train, order=order, kind="causal", output_dir=folder, perturbation=callback
         )
         run = Store.create(folder).add(resolved, f"bench-{next(rounds)}", {})
         trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -194,7 +199,7 @@ def shared_trainer(config: RunConfig, model: torch.nn.Module, length: int) -> Ca
         stamps: list[float] = []
         attempt = run.begin_attempt()
         recorder = QuietRecorder(
-            trainer, resolved, type("Data", (), {"train": split})(), order, run=run, attempt=attempt, plan=plan,
+            trainer, resolved, data, order, run=run, attempt=attempt, plan=plan,
             base_loss=None, on_step=lambda _: stamps.append(time.perf_counter()),
         )  # fmt: skip
         trainer.add_callback(recorder)

@@ -16,7 +16,7 @@ from landscape.training import SnapshotCallback
 
 def main(steps: int, store: str) -> Trainer:
     # Any PEFT model and any dataset do; these need no download.
-    config = RunConfig(model="tiny", task="arithmetic", rank=8, alpha=16, seed=0)
+    config = RunConfig.parse({"model": "tiny", "task": "arithmetic", "rank": 8, "alpha": 16})
     loaded = load_model(config)
     data = load_task(config, loaded.tokenizer, loaded.kind)
 

@@ -16,7 +16,7 @@ from landscape.models import load_model
 
 def main(steps: int, method: str) -> list[float]:
     # Any PEFT model and any batches do; these need no download.
-    config = RunConfig(model="tiny", task="arithmetic", rank=8, alpha=16, seed=0)
+    config = RunConfig.parse({"model": "tiny", "task": "arithmetic", "rank": 8, "alpha": 16})
     loaded = load_model(config)
     data = load_task(config, loaded.tokenizer, loaded.kind)
     model = attach(loaded.model, config).train()

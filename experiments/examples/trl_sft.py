@@ -17,7 +17,7 @@ from landscape.training import SnapshotCallback
 
 def main(steps: int, store: str) -> SFTTrainer:
     # Your model and your dataset go here; these need no download.
-    loaded = load_model(RunConfig(model="tiny"))
+    loaded = load_model(RunConfig.parse({"model": "tiny"}))
     rows = [{"prompt": f"{a} + {b} = ", "completion": str(a + b)} for a in range(20) for b in range(20)]
 
     trainer = SFTTrainer(

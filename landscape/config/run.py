@@ -97,7 +97,7 @@ class RunConfig(BaseModel):
     eval_steps: int = Field(10, ge=0, description="steps between evaluations; 0: only at start and end")
     clean_loss_every: int = Field(1, ge=0, description="measure the unperturbed loss each so many steps; 0: never")
     base_loss: bool = Field(True, description="log the untouched base model's loss on the same batches")
-    capture: Capture = Capture()
+    capture: Capture = Capture.model_validate({})
     save_steps: int = Field(50, ge=0, description="steps between resumable checkpoints; 0: none")
     report_to: list[str] = Field([], description="transformers' own integrations: tensorboard, wandb, mlflow...")
 

@@ -23,7 +23,7 @@ Cells = Mapping[Cell, Sequence[RunData]]
 ENDED = ("diverged", "failed", "interrupted")
 """States of a run that stopped early for good, marked where its curve ends."""
 
-OFF_SCALE = 3.0
+OFF_SCALE = 2.0
 """A value this many times above the range of 99.5 % of the values cuts the axis instead of flattening the rest."""
 
 
@@ -49,7 +49,8 @@ class Smoothing:
         if self.bandwidth <= 0:
             return "Lines are raw values."
         return (
-            f"Lines: centered Gaussian smoothing (sd {self.bandwidth:g} steps), for display only; "
+            f"Lines: centered Gaussian smoothing (sd {self.bandwidth:g} step{'s' * (self.bandwidth != 1)}), "
+            "for display only; "
             "raw values lie faintly beneath."
         )
 
@@ -314,8 +315,8 @@ def _range(panels: Sequence[Panel]) -> tuple[float, float, float] | None:
     arrays = []
     for curve in (curve for panel in panels for curve in panel.curves):
         arrays += [curve.y, *(raw.y for raw in curve.raw)]
-        # A spread of two values that lie far apart reaches below anything that was measured: raw values decide.
-        arrays += [bound for bound in (curve.lower, curve.upper) if bound is not None and not curve.raw]
+        # Where a run blows up, the spread reaches below anything that was measured: then the raw values decide.
+        arrays += [bound for bound in (curve.lower, curve.upper) if bound is not None and not curve.ends]
     values = np.concatenate(arrays) if arrays else np.array([])
     values = values[np.isfinite(values)]
     log = any(panel.log_y for panel in panels)

@@ -43,8 +43,9 @@ def loss_curves(
 
     Args:
         column: ``loss_clean`` (default) or ``loss_perturbed``, what was differentiated.
-        minus: ``loss_base`` subtracts the untouched base model's loss on the same batches, which removes most of the
-            noise that comes from how hard a batch is; ``loss_clean`` leaves what the perturbation adds.
+        minus: ``loss_base`` subtracts the untouched base model's loss on the same batches, which removes the noise
+            of hard and easy batches as far as both models find the same ones hard; ``loss_clean`` leaves what the
+            perturbation adds.
         facet: a setting (method, rank, learning_rate...), or two for a grid (down, across).
         bandwidth: of the smoothing for display, in steps; None for the default, 0 for none.
         log_y: logarithmic axis; not with ``minus``, whose values can be negative.

@@ -133,10 +133,13 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
     if y_axis["showticklabels"]:
         label = textwrap.wrap(panel.y_label, PANEL_HEIGHT // 7)
         y_axis["title"] = {"text": "<br>".join(_escape(part) for part in label), "standoff": 10}
+        y_axis["automargin"] = True
     if leader != index:
         y_axis["matches"] = f"y{_axis(leader)}"
     if panel.y_range is not None:
         y_axis["range"] = _range(panel.y_range, panel.log_y)
+        if panel.log_y and y_axis["range"][1] - y_axis["range"][0] < 2:
+            y_axis["dtick"] = "D2"  # 1, 2 and 5 of each decade
     plain["layout"].update({f"xaxis{name}": x_axis, f"yaxis{name}": y_axis})
     if panel.title:
         _annotate(plain, f"<b>{_escape(panel.title)}</b>", left, top, yshift=4, yanchor="bottom", color=INK, size=13)
@@ -159,7 +162,7 @@ def _range(bounds: tuple[float, float], log: bool) -> list[float]:
 def _add_curves(plain: Plain, panel: Panel, axis: str, shown: set[str], in_legend: bool = True) -> None:
     place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     for curve in panel.curves:
-        plain["data"] += [trace | place for trace in _beneath(curve)]
+        plain["data"] += [trace | place for trace in _beneath(curve, panel)]
     for curve in panel.curves:
         plain["data"].append(_line(curve, panel, in_legend and curve.label not in shown) | place)
         shown.add(curve.label)
@@ -167,7 +170,7 @@ def _add_curves(plain: Plain, panel: Panel, axis: str, shown: set[str], in_legen
             plain["data"].append(_ends(curve, panel) | place)
 
 
-def _beneath(curve: Curve) -> list[Plain]:
+def _beneath(curve: Curve, panel: Panel) -> list[Plain]:
     quiet = {
         "type": "scatter",
         "mode": "lines",
@@ -180,10 +183,12 @@ def _beneath(curve: Curve) -> list[Plain]:
         {"x": _x(raw.x), "y": _y(raw.y), "line": {"width": 0.8, "color": faint}, "name": _escape(raw.label), **quiet}
         for raw in curve.raw
     ]
+    # A band that reaches to 0 or below has no edge on a logarithmic axis: it is drawn down to the axis.
+    floor = panel.y_range[0] if panel.log_y and panel.y_range is not None else -np.inf
     for lower, upper, x in _stretches(curve):
         outline = {
             "x": _x(np.concatenate([x, x[::-1]])),
-            "y": _y(np.concatenate([upper, lower[::-1]])),
+            "y": _y(np.maximum(np.concatenate([upper, lower[::-1]]), floor)),
             "fill": "toself",
             "fillcolor": with_alpha(curve.color, 0.16),
             "line": {"width": 0, "color": with_alpha(curve.color, 0)},

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
 from landscape import __version__
@@ -71,7 +72,7 @@ class ReportFigure:
             colors=embedded(json.dumps(color_map(figure))),
             width=PANEL_WIDTH * result.columns + 90,
             height=int(figure.layout.height),
-            loggable=not any(panel.zero_line or panel.inset for panel in result.panels),
+            loggable=_all_positive(result) and not any(panel.inset or panel.log_y for panel in result.panels),
         )
 
 
@@ -165,6 +166,11 @@ def embedded(text: str) -> Markup:
     return Markup(text)
 
 
+def _all_positive(result: CurveSet) -> bool:
+    """Whether a logarithmic axis could show every line of the figure."""
+    return all(bool((curve.y[np.isfinite(curve.y)] > 0).all()) for curve in result.curves())
+
+
 def paper_figures(runs: Sequence[RunData]) -> tuple[list[ReportFigure], list[tuple[str, str]]]:
     """The papers' figures that the runs support, and name and reason of those that they do not."""
     figures, unsupported = [], []
@@ -214,8 +220,8 @@ def _training(runs: Sequence[RunData]) -> list[tuple[CurveSet, str]]:
         ),
         (
             loss_curves(runs, facet=facet, wrap=3, minus="loss_base", title="Training loss relative to the base model"),
-            "The same, minus the untouched base model's loss on the same batch. Most of the noise of a training curve "
-            "is how hard its batches are, and that cancels here.",
+            "The same, minus the untouched base model's loss on the same batch: the noise of hard and easy batches "
+            "cancels as far as both models find the same ones hard, most of all while the loss is near the base's.",
         ),
     ]
     perturbed = [run for run in runs if _is_perturbed(run)]

@@ -14,18 +14,43 @@
     return value;
   };
 
+  // Plotly writes arrays of numbers as base64; only plain ones and 32-bit floats occur on the y axes.
+  const numbers = (values) => {
+    if (Array.isArray(values)) return values;
+    return [...new Float32Array(Uint8Array.from(atob(values.bdata), (character) => character.charCodeAt(0)).buffer)];
+  };
+
+  // The range is that of lines and raw values; a band that reaches to 0 or below is drawn down to the axis.
+  const logarithmic = (data, layout) => {
+    const leader = (name) => layout[`yaxis${name.slice(1)}`].matches ?? name;
+    const ranges = {};
+    for (const trace of data) {
+      const [low, high] = ranges[leader(trace.yaxis)] ?? [Infinity, 0];
+      const positive = trace.fill ? [] : numbers(trace.y).filter((value) => value > 0 && value < Infinity);
+      ranges[leader(trace.yaxis)] = positive.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [low, high]);
+    }
+    const changed = { ...layout, shapes: [] };
+    for (const [name, axis] of Object.entries(layout)) {
+      if (!name.startsWith("yaxis")) continue;
+      const [low, high] = ranges[leader(`y${name.slice(5)}`)] ?? [1, 10];
+      const ends = high > 0 ? [Math.log10(low), Math.log10(high)] : [0, 1];
+      const margin = 0.04 * (ends[1] - ends[0]) || 0.1;
+      const ticks = ends[1] - ends[0] < 2 ? { dtick: "D2" } : {};
+      changed[name] = { ...axis, ...ticks, type: "log", range: [ends[0] - margin, ends[1] + margin] };
+    }
+    const clipped = data.map((trace) => {
+      if (!trace.fill) return trace;
+      const floor = 10 ** changed[`yaxis${trace.yaxis.slice(1)}`].range[0];
+      return { ...trace, y: numbers(trace.y).map((value) => Math.max(value, floor)) };
+    });
+    return [clipped, changed];
+  };
+
   const draw = (figure, isDark) => {
     const canvas = figure.querySelector(".canvas");
     let { data, layout } = parsed(figure, "data");
     if (isDark) [data, layout] = recolored([data, layout], parsed(figure, "colors"));
-    if (figure.dataset.log) {
-      for (const [name, axis] of Object.entries(layout)) {
-        if (!name.startsWith("yaxis") || axis.type === "log") continue;
-        axis.type = "log";
-        delete axis.range;
-        axis.autorange = true;
-      }
-    }
+    if (figure.dataset.log) [data, layout] = logarithmic(data, layout);
     const options = { format: "svg", filename: figure.id };
     return Plotly.react(canvas, data, { ...layout, autosize: true },
       { responsive: true, displaylogo: false, toImageButtonOptions: options, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
