@@ -23,7 +23,7 @@ def main(steps: int, store: str) -> Trainer:
     trainer = Trainer(
         model=attach(loaded.model, config),
         args=TrainingArguments(
-            output_dir=f"{store}/trainer",
+            output_dir=f"{store}-trainer",
             max_steps=steps,
             per_device_train_batch_size=16,
             learning_rate=1e-3,

@@ -5,6 +5,7 @@ python experiments/examples/trl_sft.py --steps 20 --store out/sft
 
 import argparse
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
@@ -24,7 +25,7 @@ def main(steps: int, store: str) -> SFTTrainer:
         model=loaded.model,
         processing_class=loaded.tokenizer,
         args=SFTConfig(
-            output_dir=f"{store}/trainer",
+            output_dir=f"{store}-trainer",
             max_steps=steps,
             per_device_train_batch_size=16,
             learning_rate=1e-3,
@@ -32,6 +33,7 @@ def main(steps: int, store: str) -> SFTTrainer:
             save_strategy="no",
             report_to="none",
             max_length=64,
+            bf16=torch.cuda.is_available(),
         ),
         train_dataset=Dataset.from_list(rows),
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),

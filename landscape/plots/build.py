@@ -312,15 +312,9 @@ def share_range(panels: Sequence[Panel]) -> list[Panel]:
 
 def _range(panels: Sequence[Panel]) -> tuple[float, float, float] | None:
     """Low, high and the largest value if it lies above, else 0."""
-    arrays = []
-    for curve in (curve for panel in panels for curve in panel.curves):
-        arrays += [curve.y, *(raw.y for raw in curve.raw)]
-        # Where a run blows up, the spread reaches below anything that was measured: then the raw values decide.
-        arrays += [bound for bound in (curve.lower, curve.upper) if bound is not None and not curve.ends]
-    values = np.concatenate(arrays) if arrays else np.array([])
-    values = values[np.isfinite(values)]
+    curves = [curve for panel in panels for curve in panel.curves]
     log = any(panel.log_y for panel in panels)
-    values = values[values > 0] if log else values
+    values = _finite([series.y for curve in curves for series in (curve, *curve.raw)], log)
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
@@ -328,12 +322,32 @@ def _range(panels: Sequence[Panel]) -> tuple[float, float, float] | None:
         margin = (high / low) ** 0.04 if high > low else 1.5
         return low / margin, high * margin, 0.0
     # Where the curves start is no accident and always shown.
-    starts = [curve.y[0] for panel in panels for curve in panel.curves if len(curve.y) and np.isfinite(curve.y[0])]
+    starts = [curve.y[0] for curve in curves if len(curve.y) and np.isfinite(curve.y[0])]
     typical = max([float(np.quantile(values, 0.995)), *starts])
     limit = typical + OFF_SCALE * (typical - low)
     cut = high if high > limit and typical > low else 0.0
     high = typical + 0.5 * (typical - low) if cut else high
+    low, high = _with_bands(low, high, curves, bool(cut))
     if any(panel.zero_line for panel in panels):
         low, high = min(low, 0.0), max(high, 0.0)
     margin = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin, cut
+
+
+def _with_bands(low: float, high: float, curves: Sequence[Curve], cut: bool) -> tuple[float, float]:
+    """The range with the bands in it, as far as they reach over it by no more than 30 %.
+
+    Where one of several runs blows up, their spread reaches far below anything that was measured.
+    """
+    bounds = _finite([bound for curve in curves for bound in (curve.lower, curve.upper) if bound is not None], False)
+    if not len(bounds) or cut:
+        return low, high
+    reach = 0.3 * (high - low) if high > low else np.inf
+    floor = max(low - reach, min(low, 0.0))  # a loss that never was negative needs no axis below 0
+    return max(min(low, float(bounds.min())), floor), min(max(high, float(bounds.max())), high + reach)
+
+
+def _finite(arrays: Sequence[FloatArray], positive: bool) -> FloatArray:
+    values = np.concatenate(arrays) if arrays else np.array([])
+    values = values[np.isfinite(values)]
+    return values[values > 0] if positive else values

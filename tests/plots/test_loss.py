@@ -138,6 +138,23 @@ def test_a_rebound_and_the_start_are_never_cut() -> None:
     assert high > data.metrics["loss_clean"].max()
 
 
+def test_the_axis_holds_the_bands_but_not_the_spread_of_a_blow_up() -> None:
+    flat = [
+        replace(data, metrics=data.metrics.assign(loss_clean=0.5 + 0.01 * data.seed)) for data in map(_seed, (0, 2))
+    ]  # type: ignore[operator]
+    result = loss_curves(flat, bandwidth=0)
+    [curve] = result.curves()
+    low, high = result.panels[0].y_range  # type: ignore[misc]
+    assert low < curve.lower.min() < curve.upper.max() < high  # type: ignore[union-attr]
+    diverged = loss_curves([run(seed=0), run(seed=1, diverges_at=150)], bandwidth=0)
+    assert np.nanmin(diverged.curves()[0].lower) < -0.2  # type: ignore[arg-type]
+    assert diverged.panels[0].y_range[0] > -0.2  # type: ignore[index]
+
+
+def _seed(seed: int) -> RunData:
+    return run(seed=seed)
+
+
 def test_settings_without_the_numbers_are_named_and_do_not_count() -> None:
     without = run(method="mgpo")
     without = replace(without, metrics=without.metrics.drop(columns="loss_clean"))
