@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +48,12 @@ class RunStatus(BaseModel):
     finished: str | None = Field(None, description="when it last stopped running")
     error: str | None = Field(None, description="tail of what went wrong")
     environment: dict[str, Any] = Field({}, description="package versions, threads, device")
+
+    @property
+    def is_held(self) -> bool:
+        """Whether another live process of this machine is training the run; those of other machines are not seen."""
+        here = self.state == "running" and self.host == socket.gethostname()
+        return here and self.pid != os.getpid() and _is_alive(self.pid)
 
 
 class Run:
@@ -238,6 +246,16 @@ def _times(before: RunStatus, state: str | None, now: str) -> dict[str, str | No
     if state == "running":
         return {"started": before.started or now, "finished": None}
     return {"finished": None if state == "queued" else now}
+
+
+def _is_alive(pid: int | None) -> bool:
+    try:
+        os.kill(pid or 0, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return bool(pid)
 
 
 def _now() -> str:

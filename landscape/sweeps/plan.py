@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,18 +134,7 @@ def _progress(status: RunStatus | None) -> tuple[str, int, bool]:
     """State, step, and whether a live process of this machine has the run."""
     if status is None:
         return "new", 0, False
-    held = status.state == "running" and status.host == socket.gethostname() and _is_alive(status.pid)
-    return status.state, status.step, held and status.pid != os.getpid()
-
-
-def _is_alive(pid: int | None) -> bool:
-    try:
-        os.kill(pid or 0, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return bool(pid)
+    return status.state, status.step, status.is_held
 
 
 def _check_shapes_and_disk(cells: Iterable[Cell]) -> int:

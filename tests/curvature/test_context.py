@@ -107,7 +107,9 @@ def test_buffers_that_the_model_rewrites_are_put_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "caller", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode], ids=str
+    "caller",
+    [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode],
+    ids=["no_grad", "autocast", "inference_mode"],
 )
 def test_the_callers_context_does_not_change_the_result(caller: Callable[[], Any]) -> None:
     model = in_double(lora_model("causal", rank=1, **SHAPES["causal"])).float()

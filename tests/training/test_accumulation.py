@@ -63,8 +63,9 @@ def test_accumulation_equals_one_large_batch(tmp_path, architecture, method):
         torch.testing.assert_close(value, expected[key], rtol=1e-6, atol=1e-8)
 
 
-def test_gradient_checkpointing_changes_no_loss(trained):
-    plain, checkpointed = (trained(gradient_checkpointing=on, lora_dropout=0.0, method="ggpo") for on in (False, True))
+@pytest.mark.parametrize("method", ["mgpo", "ggpo"])
+def test_gradient_checkpointing_changes_no_loss(trained, method):
+    plain, checkpointed = (trained(gradient_checkpointing=on, lora_dropout=0.0, method=method) for on in (False, True))
     a, b = plain.metrics()["loss_perturbed"].to_numpy(), checkpointed.metrics()["loss_perturbed"].to_numpy()
     torch.testing.assert_close(torch.tensor(b), torch.tensor(a), rtol=1e-5, atol=0)
 
