@@ -99,7 +99,9 @@ def plan_of_rates(store: Path, *rates: float) -> SweepPlan:
 def run_and_report(store: Path, *rates: float) -> None:
     """A sweep for a test to interrupt; prints what it says of itself."""
     plan = plan_of_rates(store, *rates)
-    result = run_sweep(plan, workers=1, train="engine_jobs:fake_train", prepare="engine_jobs:fake_prepare")
+    result = run_sweep(
+        plan, workers=1, train="tests.sweeps.engine_jobs:fake_train", prepare="tests.sweeps.engine_jobs:fake_prepare"
+    )
     print(result.interrupted, *[result.states[cell.run_id] for cell in plan.cells])
 
 

@@ -30,7 +30,7 @@ def pool() -> Iterator[LocalEngine]:
 
 
 def job(key: str, function: str, **arguments: object) -> Job:
-    return Job(key, f"engine_jobs:{function}", dict(arguments))
+    return Job(key, f"tests.sweeps.engine_jobs:{function}", dict(arguments))
 
 
 def finished(engine: Engine, jobs: list[Job]) -> dict[str, Event]:

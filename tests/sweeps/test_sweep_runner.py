@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_jobs import plan_of_rates
 from rich.console import Console
 
 from landscape.config import RunConfig
@@ -23,6 +22,7 @@ from landscape.store import Store
 from landscape.sweeps import SweepPlan, SweepResult, plan_sweep, run_sweep
 from landscape.sweeps.plan import free_disk, gigabytes
 from landscape.training import identify
+from tests.sweeps.engine_jobs import plan_of_rates
 
 BASE = {"model": "tiny", "task": "arithmetic", "max_steps": 20, "train_examples": 64, "alpha": "r"}
 DONE, DIVERGES, FAILS, DIES, HANGS, WARNS = 1e-3, 0.5, 0.25, 0.125, 0.0625, 2e-3
@@ -33,7 +33,11 @@ def configs(base: dict[str, Any] | None = None, **grid: Any) -> list[RunConfig]:
 
 
 def execute(plan: SweepPlan, **changes: Any) -> SweepResult:
-    settings = {"workers": 0, "train": "engine_jobs:fake_train", "prepare": "engine_jobs:fake_prepare"}
+    settings = {
+        "workers": 0,
+        "train": "tests.sweeps.engine_jobs:fake_train",
+        "prepare": "tests.sweeps.engine_jobs:fake_prepare",
+    }
     return run_sweep(plan, **{**settings, **changes})
 
 
@@ -144,7 +148,9 @@ def test_nothing_is_prepared_where_nobody_wants_it(tmp_path: Path) -> None:
 
 
 def test_a_failed_preparation_is_told_and_not_fatal(tmp_path: Path) -> None:
-    result = execute(plan_sweep(configs(rank=[4]), tmp_path / "store"), prepare="engine_jobs:failing_prepare")
+    result = execute(
+        plan_sweep(configs(rank=[4]), tmp_path / "store"), prepare="tests.sweeps.engine_jobs:failing_prepare"
+    )
     assert result.counts == {"done": 1}
     assert [error.splitlines()[-1] for error in result.preparation_errors] == ["RuntimeError: no base loss today"]
 
@@ -212,10 +218,10 @@ def test_an_interrupted_sweep_leaves_every_run_in_order(
 ) -> None:
     store = tmp_path / "store"
     code = (
-        f"import pathlib, engine_jobs; engine_jobs.run_and_report(pathlib.Path({str(store)!r}), {DONE}, {HANGS}, 2e-3)"
+        "import pathlib; from tests.sweeps.engine_jobs import run_and_report; "
+        f"run_and_report(pathlib.Path({str(store)!r}), {DONE}, {HANGS}, 2e-3)"
     )
-    here = Path(__file__).resolve().parent
-    environment = {**os.environ, "PYTHONPATH": f"{here.parents[1]}{os.pathsep}{here}"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (store / "begun").exists():
