@@ -253,6 +253,7 @@ def test_a_hub_set_out_of_reach_says_how_to_do_without(monkeypatch, make_config)
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/nonexistent")
     with pytest.raises(UsageError, match=r"hub set 'nyu-mll/glue'.*does not resolve.*data_dir: FOLDER"):
         load_rows(make_config(task="sst2"))

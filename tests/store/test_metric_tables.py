@@ -94,7 +94,8 @@ def test_many_runs_are_read_at_once_with_null_apart_from_nan(run, attempt, store
 
 
 def test_duckdb_reads_across_runs(run, attempt, store):
-    duckdb = pytest.importorskip("duckdb")
+    import duckdb
+
     run.compact()
     query = f"select step, loss_clean from read_parquet('{store.path}/runs/*/metrics.parquet', union_by_name = true)"
     assert duckdb.sql(f"{query} where split is null and not isnan(loss_clean)").fetchall() == [(1, 2.5)]
