@@ -10,7 +10,7 @@ import torch
 from landscape.architecture import empty_model
 from landscape.config import RunConfig, alpha_value, run_id
 from landscape.data import check_task, data_digest, num_labels
-from landscape.errors import UsageError
+from landscape.errors import UsageError, nearest
 from landscape.methods import METHODS, attach, check_adapter
 from landscape.models import MODELS, check_model, known_kind, model_digest
 
@@ -52,6 +52,7 @@ def check(config: RunConfig) -> None:
     resolve(config)
     check_model(config)
     check_task(config, known_kind(config))
+    _check_trackers(config.report_to)
 
 
 def identify(config: RunConfig) -> tuple[str, dict[str, str]]:
@@ -85,6 +86,16 @@ def _absolute(model: str) -> str:
     """A local folder or file by its full path; presets and hub ids as they are."""
     path = Path(model).expanduser()
     return model if model in MODELS or not path.exists() else str(path.absolute())
+
+
+def _check_trackers(names: list[str]) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    available = get_available_reporting_integrations() if names else []
+    for name in names:
+        if name not in available:
+            there = ", ".join(sorted(available)) or "none"
+            raise UsageError(f"report_to: {name!r} is not installed; installed: {there}.{nearest(name, available)}")
 
 
 def _empty(config: RunConfig) -> Any:
