@@ -31,16 +31,19 @@ NOT_HASHED = frozenset(
 )
 
 
-def run_id(config: RunConfig, data_digest: str, model_digest: str) -> str:
+def run_id(config: RunConfig, data_digest: str, model_digest: str, num_processes: int = 1) -> str:
     """The folder name of a run, e.g. ``mgpo-r64-lr5e-4-s0-1f0c2a9b4d``.
 
     Args:
         config: a *resolved* config (`landscape.training.resolve`): rules and defaults replaced by values.
         data_digest: of the task's content, so that the same data in two folders is one run.
         model_digest: of the model's content or hub id, likewise.
+        num_processes: of a distributed run; each adds a batch to every optimizer step.
     """
     values = config.model_dump(mode="json", exclude=set(NOT_HASHED) | {"model"})
     values.update(model=model_digest, data=data_digest, schema=SCHEMA_VERSION)
+    if num_processes > 1:
+        values.update(num_processes=num_processes)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     rank = f"-r{config.rank}" if config.rank else ""
     rate = f"{config.learning_rate:g}".replace("e-0", "e-")

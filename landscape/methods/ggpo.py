@@ -72,9 +72,8 @@ class GGPO:
         if self._swap.active or self._patched:
             raise RuntimeError("perturb() twice without restore() between")
         deviations = self.row_deviations()
-        self.norm = math.sqrt(
-            sum(float(d.square().sum()) * layer.shape[1] for d, layer in zip(deviations, self.layers, strict=True))
-        )
+        squares = [d.square().sum() * layer.shape[1] for d, layer in zip(deviations, self.layers, strict=True)]
+        self.norm = math.sqrt(_total(squares))
         if self.mode == "swap":
             self._show_swapped(deviations)
         else:
@@ -93,16 +92,16 @@ class GGPO:
         """Standard deviation of each row's noise (eq. 6), one (out,) tensor a layer."""
         if not self._base_squared:
             self._base_squared = [layer.base_row_norms_squared() for layer in self.layers]
-        a, deviations, weight_total, gradient_total = self.arguments, [], 0.0, 0.0
+        a, deviations, weight_norms, gradient_norms = self.arguments, [], [], []
         for layer, base_squared, rows in zip(self.layers, self._base_squared, self.gradients.squared, strict=True):
             weights = layer.row_norms_squared(base_squared)
             variance = weights if a.weight_norm else torch.zeros_like(weights)
-            weight_total += float(weights.sum())
+            weight_norms.append(weights.sum())
             if a.gradient_norm and rows is not None:
                 variance = variance + a.beta * rows
-                gradient_total += float(rows.sum())
+                gradient_norms.append(rows.sum())
             deviations.append((a.sigma**2 / layer.shape[1] * variance).sqrt())
-        self.gradient_ratio = a.beta * gradient_total / weight_total if weight_total else 0.0
+        self.gradient_ratio = a.beta * _total(gradient_norms) / _total(weight_norms)
         return deviations
 
     def noise(self, index: int, deviation: Tensor, step: int | None = None) -> Tensor:
@@ -194,6 +193,11 @@ class GGPO:
         for base in self._patched:
             del base.forward
         self._patched = []
+
+
+def _total(values: list[Tensor]) -> float:
+    """One transfer from the device for all layers, where one each would make the step wait as often."""
+    return float(torch.stack(values).sum()) if values else 0.0
 
 
 class _DrawnLinear(torch.autograd.Function):

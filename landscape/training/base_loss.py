@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from landscape.config import RunConfig
 from landscape.data import Split
 from landscape.loss import LossKind, forward_losses
+from landscape.store.atomic import replacing
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,5 @@ def compute_base_loss(
 
 def _store(path: Path, nll: np.ndarray, count: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, nll=nll, count=count)
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        np.savez(temporary, nll=nll, count=count)

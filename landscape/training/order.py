@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from landscape.store.atomic import replacing
 
 
 def data_order(num_examples: int, data_seed: int, length: int) -> np.ndarray:
@@ -30,7 +30,6 @@ def stored_order(folder: Path, num_examples: int, data_seed: int, length: int) -
     order = data_order(num_examples, data_seed, epochs * num_examples)
     order[: len(known)] = known
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.save(file, order, allow_pickle=False)
-    os.replace(file.name, path)
+    with replacing(path) as temporary:
+        np.save(temporary, order, allow_pickle=False)
     return order[:length]

@@ -13,6 +13,7 @@ from landscape.data import check_task, data_digest, num_labels
 from landscape.errors import UsageError, nearest
 from landscape.methods import METHODS, attach, check_adapter
 from landscape.models import MODELS, check_model, known_kind, model_digest
+from landscape.training.processes import world
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -62,7 +63,7 @@ def identify(config: RunConfig) -> tuple[str, dict[str, str]]:
     skipped = METHODS[resolved.method].execution_arguments
     arguments = {key: value for key, value in resolved.method_args.items() if key not in skipped}
     hashed = resolved.model_copy(update={"method_args": arguments})
-    return run_id(hashed, digests["data"], digests["model"]), digests
+    return run_id(hashed, digests["data"], digests["model"], world().num_processes), digests
 
 
 def check_shapes(config: RunConfig) -> None:

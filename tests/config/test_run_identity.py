@@ -97,3 +97,10 @@ def test_the_id_is_pinned() -> None:
 )
 def test_ids_are_readable(values: dict[str, Any], start: str) -> None:
     assert identity(BASE.replace(**values)).startswith(start)
+
+
+def test_processes_make_another_run_because_they_make_a_larger_batch():
+    config = RunConfig.parse({})
+    ids = [run_id(config, "data", "model", processes) for processes in (1, 2, 4)]
+    assert len(set(ids)) == 3
+    assert ids[0] == run_id(config, "data", "model")
