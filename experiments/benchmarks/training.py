@@ -12,11 +12,13 @@ floor, the time that drawing its noise takes. The JSON that comes out names the 
 from __future__ import annotations
 
 import argparse
+import atexit
 import itertools
 import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -181,6 +183,7 @@ def shared_trainer(config: RunConfig, model: torch.nn.Module, length: int) -> Ca
     data: Any = type("Data", (), {"train": FixedSplit(vocabulary, length)})()
     rounds = iter(range(10**6))
     folder = Path(tempfile.mkdtemp(prefix="landscape-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     def steps(count: int) -> list[float]:
         resolved = resolve(config.replace(max_steps=count))
@@ -312,6 +315,10 @@ def show(result: dict[str, Any]) -> None:
         print(f"ggpo, swap / lora at {row['tokens']:6.0f} tokens a step: {row['ratio']:.3f}")
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, str]:
+    return {key: str(value) for key, value in vars(arguments).items() if key not in ("output", "memory_of")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
@@ -333,7 +340,7 @@ def main() -> None:
     if arguments.memory_of:
         print(own_memory(arguments))
         return
-    result: dict[str, Any] = {"hardware": hardware(), "arguments": {k: str(v) for k, v in vars(arguments).items()}}
+    result: dict[str, Any] = {"hardware": hardware(), "arguments": _settings(arguments)}
     result["memory_mib"] = {} if arguments.no_memory else {n: peak_memory(arguments, n) for n in arguments.variants}
     result.update(measure(arguments))
     result["ratios"] = ratios(result["seconds"])
