@@ -117,7 +117,7 @@ class GGPO:
         return (weight + self.noise(index, deviation, step)).to(weight.dtype)
 
     def metrics(self) -> dict[str, float]:
-        """``ggpo_gradient_ratio`` = β‖G‖²/‖W'‖²: how much the gradient term adds (about 1e-6 at the paper's β)."""
+        """``ggpo_gradient_ratio`` = β‖G‖²/‖W'‖²: how much the gradient term adds; tiny at the paper's β."""
         return {"ggpo_gradient_ratio": self.gradient_ratio}
 
     def state_dict(self) -> dict[str, Tensor]:
