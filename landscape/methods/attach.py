@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
 from landscape.errors import UsageError, nearest
@@ -109,8 +109,3 @@ def _shape(module: Any) -> tuple[int, int]:
     if hasattr(module, "in_features"):
         return module.out_features, module.in_features
     return module.weight.shape[1], module.weight.shape[0]
-
-
-def is_adapted(model: nn.Module) -> bool:
-    """Whether PEFT wraps the model."""
-    return isinstance(model, PeftModel)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import socket
 from pathlib import Path
@@ -22,8 +21,6 @@ from transformers import TrainerCallback
 from landscape.config import Capture as CaptureConfig
 from landscape.config import RunConfig, parse_model
 from landscape.store import Attempt, Run, SnapshotLayout, Store, plan_capture
-
-logger = logging.getLogger(__name__)
 
 
 class SnapshotCallback(TrainerCallback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
 import socket
@@ -32,8 +31,6 @@ from landscape.training.processes import world
 from landscape.training.recorder import Recorder
 from landscape.training.resolve import check, check_shapes, identify, resolve
 from landscape.training.trainer import LandscapeTrainer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
