@@ -23,7 +23,8 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	# Told its interpreter: without an activated environment it would resolve imports in the system's.
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
 	@set -e; for script in experiments/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
