@@ -156,8 +156,9 @@ def _measured(
     """Rows of each step as they are measured, each search started from the one before."""
     from tqdm import tqdm
 
-    from landscape.curvature import NonFiniteLossError, top_eigenvalues
+    from landscape.curvature import top_eigenvalues
     from landscape.loss import count_labels
+    from landscape.measurement import NonFiniteLossError
 
     probe = restored.data.probe
     counts = [count_labels(batch["labels"], probe.kind) for batch in batches]

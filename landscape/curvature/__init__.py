@@ -1,8 +1,8 @@
 """Curvature of the loss: operators that multiply by a Hessian, and questions asked of them."""
 
-from landscape.curvature.context import measuring
 from landscape.curvature.eigenvalues import EigenResult, top_eigenvalues
-from landscape.curvature.operators import SPACES, HessianOperator, NonFiniteLossError, check_space
+from landscape.curvature.operators import SPACES, HessianOperator, check_space
+from landscape.measurement import NonFiniteLossError, measuring
 
 __all__ = [
     "SPACES",

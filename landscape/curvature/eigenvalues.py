@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from landscape.curvature.batches import Batch
 from landscape.curvature.lanczos import lanczos
 from landscape.curvature.operators import HessianOperator
+from landscape.measurement import Batch
 
 
 @dataclass(frozen=True, eq=False)

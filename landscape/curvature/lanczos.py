@@ -23,8 +23,8 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.curvature.operators import NonFiniteLossError
 from landscape.errors import LandscapeError, UsageError
+from landscape.measurement import NonFiniteLossError
 
 PATIENCE = 2
 """Steps in a row at which the stopping criterion must hold."""

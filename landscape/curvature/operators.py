@@ -9,10 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from landscape.curvature.batches import Batch, count_batches
-from landscape.curvature.context import differentiating, measuring
-from landscape.errors import LandscapeError, UsageError, unknown
+from landscape.errors import UsageError, unknown
 from landscape.loss import ExampleLosses, LossKind, forward_losses, loss_kind
+from landscape.measurement import Batch, NonFiniteLossError, count_batches, differentiating, measuring
 
 SPACES = ("adapter",)
 """Coordinates in which curvature can be measured; ``adapter`` is every parameter that requires a gradient."""
@@ -26,10 +25,6 @@ _NO_SECOND_DERIVATIVE = (
     "does not currently support double backward",
     "not differentiable twice",
 )
-
-
-class NonFiniteLossError(LandscapeError):
-    """The loss, or a product with its Hessian, is NaN or infinite: the parameters have diverged."""
 
 
 class HessianOperator:

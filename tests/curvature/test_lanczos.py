@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from landscape.curvature import NonFiniteLossError
 from landscape.curvature.lanczos import lanczos
 from landscape.errors import LandscapeError, UsageError
+from landscape.measurement import NonFiniteLossError
 
 
 class Dense:

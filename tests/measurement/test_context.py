@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.curvature import HessianOperator, measuring, top_eigenvalues
+from landscape.curvature import HessianOperator, top_eigenvalues
+from landscape.measurement import measuring
 from tests.curvature.conftest import SHAPES, ragged
 from tests.oracles import in_double
 from tests.small_models import lora_model
