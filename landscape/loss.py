@@ -82,14 +82,19 @@ def example_losses(logits: Tensor, labels: Tensor, kind: LossKind) -> ExampleLos
     return ExampleLosses(nll.view(labels.shape).sum(dim=1), (labels != IGNORE_INDEX).sum(dim=1))
 
 
-def forward_losses(model: nn.Module, batch: Mapping[str, Tensor], kind: LossKind | None = None) -> ExampleLosses:
-    """Run the model on one batch and return its per-example losses.
+def forward_logits(model: nn.Module, batch: Mapping[str, Tensor], kind: LossKind) -> Tensor:
+    """Logits (batch, positions, vocabulary) or (batch, classes).
 
     Labels are handed over only where the architecture builds its decoder input from them (encoder-decoders).
     """
-    kind = kind or loss_kind(model)
     inputs = {key: value for key, value in batch.items() if key != "labels" or kind == "seq2seq"}
-    return example_losses(model(**inputs).logits, batch["labels"], kind)
+    return model(**inputs).logits
+
+
+def forward_losses(model: nn.Module, batch: Mapping[str, Tensor], kind: LossKind | None = None) -> ExampleLosses:
+    """Run the model on one batch and return its per-example losses."""
+    kind = kind or loss_kind(model)
+    return example_losses(forward_logits(model, batch, kind), batch["labels"], kind)
 
 
 @dataclass(frozen=True)

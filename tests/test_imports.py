@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "resources": set(),
     "measurement": {"loss"},
     "curvature": {"loss", "measurement"},
+    "slices": {"loss", "measurement"},
+    "episodes": set(),
     "store": {"config"},
     "hub": set(),
     "architecture": {"config", "hub", "loss", "models"},

@@ -3,7 +3,8 @@
 A Krylov sequence with full reorthogonalization (Gram-Schmidt twice, which is enough: Giraud, Langou, Rozložník and van
 den Eshof 2005) keeps V (n x m) with H·V = V·T + β·v·eᵀ, T tridiagonal. An eigenpair (θ, s) of T gives the Ritz vector
 x = V·s with ‖H·x - θ·x‖ = |β·s_m| (Parlett, The Symmetric Eigenvalue Problem, 13.2), so the error bound that stops the
-iteration costs nothing.
+iteration costs nothing. Where V grows too large for memory, the leading Ritz vectors take its place (thick restart: Wu
+and Simon, Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems, 2000).
 
 The bound says that an eigenvalue is near θ, not that no larger one exists. Three guards against stopping on a lower
 one: the criterion has to hold for some steps in a row without the values moving; a start that was handed in gets noise
@@ -16,20 +17,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.errors import LandscapeError, UsageError
-from landscape.measurement import NonFiniteLossError
+from landscape.curvature.krylov import BREAKDOWN, Basis, SymmetricOperator, check_symmetry, finite_product
+from landscape.errors import UsageError
 
 PATIENCE = 2
 """Steps in a row at which the stopping criterion must hold."""
 
-_NOISE = 0.1
+NOISE = 0.1
 """Standard deviation of the Gaussian numbers added to a start of norm 1: it leaves the start some ten times the weight
 that a random vector has along any direction. Less noise saves no more products along training runs and misses more:
 in 60 searches from the second of 5,000 eigenvectors, 3.7 % below the first, 0.03 missed 12 times, 0.1 three times."""
@@ -38,23 +37,6 @@ _EXTRA_VECTORS, _EXTRA_SHARE = 2, 0.3
 one operator and the next, a start without the second would be a start from the second eigenvector."""
 _BELOW_TOL = 0.03
 """Relative residual at which a search for missed eigenvalues accepts that there is none above its own largest."""
-_MAX_ASYMMETRY = 0.02
-"""Relative to the operator's norm; bfloat16 models were seen to reach 0.004, float32 models 1e-7."""
-_BREAKDOWN = 10
-"""Multiples of the rounding level below which what is left of a product is taken for noise."""
-_BLOCK_ROWS = 16
-
-
-class SymmetricOperator(Protocol):
-    """What an eigensolver needs of a matrix: products with vectors (size,) of its dtype on its device."""
-
-    @property
-    def size(self) -> int: ...  # noqa: D102
-    @property
-    def dtype(self) -> torch.dtype: ...  # noqa: D102
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    def __matmul__(self, vector: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +55,12 @@ class RitzPairs:
     num_matvecs: int
     converged: bool
 
+    @property
+    def relative_residuals(self) -> np.ndarray:
+        """(k,) ‖H·x - θ·x‖ ÷ |θ|."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.residuals == 0, 0.0, self.residuals / np.abs(self.values))
+
 
 def lanczos(
     operator: SymmetricOperator,
@@ -82,6 +70,8 @@ def lanczos(
     max_matvecs: int = 200,
     seed: int = 0,
     start: Tensor | None = None,
+    noise: float = NOISE,
+    max_basis: int | None = None,
 ) -> RitzPairs:
     """The k largest (algebraic) eigenvalues of a symmetric operator of size n.
 
@@ -90,20 +80,24 @@ def lanczos(
         k: how many, 1 ≤ k ≤ n. Beyond k = 1 a second sequence looks for further copies of repeated eigenvalues.
         tol: stop when each wanted ‖H·x - θ·x‖ ≤ tol·|θ| (or is at the rounding level of the operator's norm). Above
             1e-2 it certifies little: the Ritz value may then sit at the second eigenvalue.
-        max_matvecs: most products; memory is (max_matvecs + k)·n numbers at most.
+        max_matvecs: most products.
         seed: of the private generator that draws random vectors, on the CPU, so that every device starts alike.
         start: (n,) best the `RitzPairs.next_start` of a nearby operator; along training runs it saves about a tenth of
             the products. A start close to a lower eigenvector can still leave the search there unseen (3 of 60 searches
             where the two were 4 % apart); the default, a random start, missed 2 of 160 at 0.6 %.
+        noise: standard deviation of the numbers added to a start of norm 1; with 0, the search begins from the start
+            as it is, and what has no share in it may stay unseen.
+        max_basis: most vectors of a sequence kept in memory, at least 2k + 8; memory is (max_basis + 2k + 4)·n numbers.
+            Default: ``max_matvecs``, so nothing is ever restarted.
 
     Raises:
         UsageError: k, tol, max_matvecs or start out of range.
         NonFiniteLossError: a product is NaN or infinite.
         LandscapeError: the operator is not symmetric.
     """
-    _check_arguments(operator, k, tol, max_matvecs, start)
-    search = _Search(operator, tol, max_matvecs, seed)
-    best = search.sequence(search.random() if start is None else search.noisy(start), k)
+    _check_arguments(operator, k, tol, max_matvecs, start, max_basis)
+    search = _Search(operator, tol, max_matvecs, seed, max_basis or max_matvecs)
+    best = search.sequence(search.random() if start is None else search.noisy(start, noise), k)
     complete = best.exhaustive or (k == 1 and best.settled and not best.invariant)
     while not complete and search.left > 0:
         known = len(best.values)
@@ -117,13 +111,17 @@ def lanczos(
     )
 
 
-def _check_arguments(operator: SymmetricOperator, k: int, tol: float, max_matvecs: int, start: Tensor | None) -> None:
+def _check_arguments(
+    operator: SymmetricOperator, k: int, tol: float, max_matvecs: int, start: Tensor | None, max_basis: int | None
+) -> None:
     if not 1 <= k <= operator.size:
         raise UsageError(f"k: {k}; allowed: 1 to the number of parameters, {operator.size}")
     if not 0 < tol < 1:
         raise UsageError(f"tol: {tol}; allowed: greater than 0 and less than 1")
     if max_matvecs < k:
         raise UsageError(f"max_matvecs: {max_matvecs}; allowed: at least k = {k}")
+    if max_basis is not None and max_basis < 2 * k + 8:
+        raise UsageError(f"max_basis: {max_basis}; allowed: at least 2k + 8 = {2 * k + 8}")
     if start is None:
         return
     if start.shape != (operator.size,):
@@ -154,54 +152,11 @@ class _Found:
         return _Found(values[order], residuals, vectors, next_start, other.settled, other.invariant, other.exhaustive)
 
 
-class _Basis:
-    """Orthonormal rows (l + m, n): l locked vectors and the m of a Krylov sequence, grown without copying."""
-
-    def __init__(self, locked: Tensor) -> None:
-        self._locked = locked
-        self._blocks: list[Tensor] = []
-        self.steps = 0
-
-    def append(self, vector: Tensor) -> None:
-        row = self.steps % _BLOCK_ROWS
-        if row == 0:
-            self._blocks.append(vector.new_zeros(_BLOCK_ROWS, len(vector)))
-        self._blocks[-1][row] = vector
-        self.steps += 1
-
-    def _rows(self) -> list[Tensor]:
-        if not self._blocks:
-            return [self._locked]
-        last = self._blocks[-1][: (self.steps - 1) % _BLOCK_ROWS + 1]
-        return [self._locked, *self._blocks[:-1], last]
-
-    def orthogonalize(self, vector: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """The vector less its projection, and its coefficients on the locked rows (l,) and on the sequence (m,)."""
-        rows = self._rows()
-        coefficients = np.zeros(sum(len(block) for block in rows))
-        for _ in range(2):
-            parts = [block @ vector for block in rows]
-            for block, part in zip(rows, parts, strict=True):
-                vector = torch.addmv(vector, block.T, part, alpha=-1)
-            coefficients += torch.cat(parts).double().cpu().numpy()
-        return vector, coefficients[: len(self._locked)], coefficients[len(self._locked) :]
-
-    def combine(self, weights: np.ndarray) -> Tensor:
-        """Rows (p, n) with the given weights (m, p) on the sequence's vectors."""
-        total = self._locked.new_zeros(weights.shape[1], self._locked.shape[1])
-        first = 0
-        for block in self._rows()[1:]:
-            part = torch.as_tensor(weights[first : first + len(block)].T, dtype=block.dtype, device=block.device)
-            total.addmm_(part, block)
-            first += len(block)
-        return total
-
-
 class _Search:
     """The budget, the norm estimate and the random vectors that all sequences of one call share."""
 
-    def __init__(self, operator: SymmetricOperator, tol: float, max_matvecs: int, seed: int) -> None:
-        self._operator, self._tol, self._max_matvecs = operator, tol, max_matvecs
+    def __init__(self, operator: SymmetricOperator, tol: float, max_matvecs: int, seed: int, max_basis: int) -> None:
+        self._operator, self._tol, self._max_matvecs, self._max_basis = operator, tol, max_matvecs, max_basis
         self._generator = torch.Generator().manual_seed(seed)
         self._eps = torch.finfo(operator.dtype).eps
         self._scale = 0.0
@@ -217,10 +172,11 @@ class _Search:
         vector = torch.randn(self._operator.size, generator=self._generator, dtype=self._operator.dtype)
         return vector.to(self._operator.device)
 
-    def noisy(self, start: Tensor) -> Tensor:
+    def noisy(self, start: Tensor, noise: float) -> Tensor:
         """The start, scaled to norm 1, with noise."""
         start = start.to(self._operator.device, self._operator.dtype)
-        return start / start.norm() + _NOISE * self.random()
+        start = start / start.norm()
+        return start + noise * self.random() if noise else start
 
     def converged(self, values: np.ndarray, residuals: np.ndarray) -> bool:
         """Every residual is within the tolerance, or is rounding."""
@@ -238,34 +194,33 @@ class _Search:
 
         With ``bound`` it also ends when its largest Ritz pair, roughly converged, lies below that.
         """
-        basis = _Basis(start.new_zeros(0, len(start)) if locked is None else locked)
+        basis = Basis(start.new_zeros(0, len(start)) if locked is None else locked)
         capacity = len(start) - (0 if locked is None else len(locked))
-        diagonal: list[float] = []
-        off_diagonal: list[float] = []
-        couplings: list[np.ndarray] = []
+        projection = _Projection()
         held, previous = 0, np.empty(0)
         vector = basis.orthogonalize(start)[0]
         while True:
             vector = vector / vector.norm()
-            if off_diagonal and off_diagonal[-1] < math.sqrt(self._eps) * self._scale:
+            if projection.size and projection.beta < math.sqrt(self._eps) * self._scale:
                 # What two passes left of the projections was rounding then, and is not any more.
                 vector = basis.orthogonalize(vector)[0]
                 vector = vector / vector.norm()
             basis.append(vector)
-            vector, coupling, coefficients = basis.orthogonalize(self._product(vector))
-            beta = float(vector.norm())
-            diagonal.append(float(coefficients[-1]))
-            couplings.append(coupling)
-            self._scale = max(self._scale, abs(diagonal[-1]) + beta)
-            self._check_symmetry(coefficients)
-            ritz = _Ritz(diagonal, off_diagonal, beta, couplings)
+            vector, coupling, coefficients = basis.orthogonalize(self._multiplied(vector))
+            asymmetry = projection.add(coefficients, coupling, float(vector.norm()))
+            self._scale = max(self._scale, abs(float(coefficients[-1])) + projection.beta)
+            check_symmetry(asymmetry, self._scale)
+            ritz = projection.ritz()
             held, previous = self._steps_held(held, previous, ritz, wanted, bound), ritz.values[:wanted]
-            invariant = beta <= _BREAKDOWN * self._eps * self._scale
-            exhaustive = len(diagonal) == capacity
+            invariant = projection.beta <= BREAKDOWN * self._eps * self._scale
+            exhaustive = projection.size == capacity
             settled = invariant or exhaustive or held >= PATIENCE
             if settled or self.left == 0:
                 break
-            off_diagonal.append(beta)
+            if projection.size == self._max_basis:
+                kept = wanted + max(_EXTRA_VECTORS, (self._max_basis - wanted) // 3)
+                basis.restart(basis.combine(ritz.weights[:, :kept]))
+                projection.restart(ritz, kept)
         leading = basis.combine(ritz.weights[:, : wanted + _EXTRA_VECTORS])
         vectors = leading[:wanted]
         next_start = vectors.sum(dim=0) + _EXTRA_SHARE * leading[wanted:].sum(dim=0)
@@ -273,12 +228,9 @@ class _Search:
             ritz.values[:wanted], ritz.residuals[:wanted], vectors, next_start, settled, invariant, exhaustive
         )
 
-    def _product(self, vector: Tensor) -> Tensor:
+    def _multiplied(self, vector: Tensor) -> Tensor:
         self.num_matvecs += 1
-        product = self._operator @ vector
-        if not bool(torch.isfinite(product).all()):
-            raise NonFiniteLossError("a product with the Hessian is not finite; the parameters have diverged")
-        return product
+        return finite_product(self._operator, vector)
 
     def _steps_held(self, held: int, previous: np.ndarray, ritz: _Ritz, wanted: int, bound: float) -> int:
         """For how many steps in a row the stopping criterion has held with values that do not move."""
@@ -293,24 +245,55 @@ class _Search:
         still = bool((np.abs(values - previous) <= self._tol * np.abs(values)).all())
         return held + 1 if below or still else 1
 
-    def _check_symmetry(self, coefficients: np.ndarray) -> None:
-        """A symmetric operator gives T exactly tridiagonal, whatever lies outside is asymmetry (or noise)."""
-        outside = float(np.linalg.norm(coefficients[:-2]))
-        if outside > _MAX_ASYMMETRY * self._scale:
-            raise LandscapeError(
-                f"the Hessian is not symmetric (by {outside / self._scale:.2g} of its norm): an operation of the model "
-                "has a wrong second derivative; load it with attn_implementation='eager' and without fused kernels"
-            )
+
+class _Projection:
+    """T = VᵀHV of a sequence: tridiagonal, after a restart with a leading diagonal and the row that couples to it."""
+
+    def __init__(self) -> None:
+        self._matrix = np.zeros((16, 16))
+        self._couplings: list[np.ndarray] = []
+        self._border = np.empty(0)  # coupling of the next vector to each so far
+        self.size = 0
+        self.beta = 0.0
+
+    def add(self, coefficients: np.ndarray, coupling: np.ndarray, beta: float) -> float:
+        """One more vector: its product's coefficients on the sequence (m,) and on what is locked, and the norm left.
+
+        Returns:
+            How far the coefficients are from those that symmetry dictates.
+        """
+        m = self.size
+        if m == len(self._matrix):
+            self._matrix = np.pad(self._matrix, (0, len(self._matrix)))
+        expected = self._border if m else coefficients[:-1]
+        self._matrix[:m, m] = self._matrix[m, :m] = expected
+        self._matrix[m, m] = coefficients[-1]
+        self._couplings.append(coupling)
+        self.size, self.beta = m + 1, beta
+        self._border = np.r_[np.zeros(m), beta]
+        return float(np.linalg.norm(coefficients[:-1] - expected))
+
+    def ritz(self) -> _Ritz:
+        """The eigenpairs, largest first."""
+        values, weights = np.linalg.eigh(self._matrix[: self.size, : self.size])
+        values, weights = values[::-1].copy(), weights[:, ::-1].copy()
+        # What a locked vector, itself an approximation, leaves of H·x in its own direction belongs to the residual.
+        leak = np.stack(self._couplings, axis=1) @ weights
+        return _Ritz(values, weights, np.sqrt((self.beta * weights[-1]) ** 2 + (leak**2).sum(axis=0)))
+
+    def restart(self, ritz: _Ritz, kept: int) -> None:
+        """Go on with the leading Ritz vectors in place of the sequence."""
+        self._couplings = list((np.stack(self._couplings, axis=1) @ ritz.weights[:, :kept]).T)
+        self._border = self.beta * ritz.weights[-1, :kept]
+        self._matrix[:] = 0
+        self._matrix[range(kept), range(kept)] = ritz.values[:kept]
+        self.size = kept
 
 
+@dataclass(frozen=True, eq=False)
 class _Ritz:
     """Eigenpairs of T (m x m), largest first: ``values`` (m,), ``weights`` (m, m) by columns, ``residuals`` (m,)."""
 
-    def __init__(
-        self, diagonal: list[float], off_diagonal: list[float], beta: float, couplings: list[np.ndarray]
-    ) -> None:
-        values, weights = eigh_tridiagonal(np.array(diagonal), np.array(off_diagonal), lapack_driver="stemr")
-        self.values, self.weights = values[::-1].copy(), weights[:, ::-1].copy()
-        # What a locked vector, itself an approximation, leaves of H·x in its own direction belongs to the residual.
-        leak = np.stack(couplings, axis=1) @ self.weights
-        self.residuals = np.sqrt((beta * self.weights[-1]) ** 2 + (leak**2).sum(axis=0))
+    values: np.ndarray
+    weights: np.ndarray
+    residuals: np.ndarray

@@ -1,64 +1,59 @@
-"""The Hessian of the loss as a matrix that is only ever multiplied by vectors."""
+"""Curvature matrices of the loss, which are only ever multiplied by vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from landscape.curvature.graphs import GRAPHS, Graph, NoSecondDerivativeError
+from landscape.curvature.memory import PRODUCTS, Plan, Product, graph_bytes_of, make_plan, memory_budget
+from landscape.curvature.objective import Objective
 from landscape.errors import UsageError, unknown
-from landscape.loss import ExampleLosses, LossKind, forward_losses, loss_kind
-from landscape.measurement import Batch, NonFiniteLossError, count_batches, differentiating, measuring
+from landscape.loss import ExampleLosses
+from landscape.measurement import Batch, NonFiniteLossError, differentiating, slice_batch
 
-SPACES = ("adapter",)
-"""Coordinates in which curvature can be measured; ``adapter`` is every parameter that requires a gradient."""
-
-DEFAULT_GRAPH_BYTES = 4 * 2**30
-"""Memory that retained gradient graphs may take by default on a CPU; on CUDA it is half of what is free."""
-
-_NO_SECOND_DERIVATIVE = (
-    "is not implemented",
-    "once_differentiable",
-    "does not currently support double backward",
-    "not differentiable twice",
-)
+Matrix = Literal["hessian", "ggn"]
+MATRICES = tuple(GRAPHS)
 
 
-class HessianOperator:
-    """H = ∇²L of the loss L = Σ nll ÷ Σ counted labels over all batches together; ``operator @ v`` is H·v.
+class CurvatureOperator:
+    """H = ∇²L, or its Gauss-Newton part, of the loss over all batches together; ``operator @ v`` is H·v.
 
-    Products are reverse over reverse and exact (Pearlmutter, Fast Exact Multiplication by the Hessian, 1994). The graph
-    of the gradient is built once a batch and reused, which makes a product cost about 1.4 gradients instead of 2.5;
-    batches whose graphs exceed the memory budget are rebuilt for every product. Each batch is one forward pass,
-    weighted by its share of the counted labels, so how examples are dealt to batches does not matter.
+    Products are exact, reverse over reverse. The graph of the gradient is built once a batch and reused, which makes a
+    product cost about 1.3 gradients instead of 2.5. Where the graphs exceed the memory budget they are rebuilt for
+    every product, in passes of as few examples as fit, and where not even one example's graph fits, or an operation of
+    the model has no second derivative (4-bit layers, fused kernels), products are central differences of gradients:
+    2 gradients each, with a relative error of about 1e-4 in float32. `plan` says which, and on what estimate.
 
-    The operator is a picture of the parameters at the time it was built; changing them in place while it is in use is
-    an error. A parameter on which the loss does not depend has zero rows.
+    The operator is a picture of the coordinates at the time it was built or refreshed; changing them in place while it
+    is in use is an error. A parameter on which the loss does not depend has zero rows.
 
     Args:
         model: a transformers or PEFT model (decoder, encoder-decoder or sequence classification) in any mode; it is
             measured in evaluation mode and left exactly as found.
         batches: dicts of right-padded tensors with ``labels``, or one such dict.
-        space: ``adapter``: all parameters that require a gradient, in the order of ``named_parameters()``.
-        reuse_graph: keep every graph (True), none (False), or as many as fit the budget (``auto``).
-        graph_bytes: the budget of ``auto`` in bytes; the default is `DEFAULT_GRAPH_BYTES`. On top of it comes the graph
-            of the one batch at work.
+        matrix: ``hessian``, or ``ggn``: generalized Gauss-Newton, which is the Fisher information here.
+        space: ``adapter``, ``merged`` or ``balanced``, see `landscape.curvature.coordinates.SPACES`.
+        balance: with ``adapter`` it means ``balanced``.
+        product: ``reuse`` (keep every graph), ``rebuild``, ``finite_difference``, or ``auto``: what fits.
+        memory_bytes: the budget for graphs; default: 4 GiB on a CPU, half of what is free on CUDA.
 
     Attributes:
-        size: number of parameters n; vectors are (n,).
-        dtype: of the vectors: the parameters' own, at least float32.
+        size: n; vectors are (n,).
         gradient: ∇L, (n,).
         loss: L in nats, with ``num_examples`` and ``num_labels`` behind it.
         num_matvecs: products so far.
         retained_bytes: memory held by the retained graphs, parameters not counted.
         num_retained: how many of the ``num_batches`` graphs are kept.
+        plan: how products are made.
 
     Raises:
-        UsageError: unknown space, nothing trainable, unusable batches, a loss that differs between two evaluations or
-            does not depend on the trainable parameters, or an operation without a second derivative.
+        UsageError: an unknown space, matrix or product, nothing trainable, unusable batches, a loss that differs
+            between two evaluations or does not depend on the coordinates, or, unless ``auto``, an operation without a
+            second derivative.
         NonFiniteLossError: the loss is NaN or infinite.
     """
 
@@ -67,39 +62,40 @@ class HessianOperator:
         model: nn.Module,
         batches: Batch | Iterable[Batch],
         *,
+        matrix: Matrix = "hessian",
         space: str = "adapter",
-        reuse_graph: bool | Literal["auto"] = "auto",
-        graph_bytes: int | None = None,
+        balance: bool = False,
+        product: Product = "auto",
+        memory_bytes: int | None = None,
     ) -> None:
-        check_space(space)
-        self.space = space
-        self._model = _unwrap_parallel(model)
-        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
-        if not named:
-            raise UsageError("model: no parameter requires a gradient; attach an adapter or unfreeze what is measured")
-        self.names = [name for name, _ in named]
-        self._parameters = [parameter for _, parameter in named]
-        self._sizes = [parameter.numel() for parameter in self._parameters]
-        self.size = sum(self._sizes)
-        self.device = self._parameters[0].device
-        self.dtype = torch.float32
-        for parameter in self._parameters:
-            self.dtype = torch.promote_types(self.dtype, parameter.dtype)
-        self._kind: LossKind = loss_kind(self._model)
-        counted = count_batches(batches, self._kind, next(self._model.parameters()).device)
-        self._batches = counted.batches
-        self.num_batches = len(counted.batches)
-        self.num_examples, self.num_labels = counted.num_examples, counted.num_labels
+        _check_choices(matrix, product)
+        self.objective = Objective(model, batches, space=space, balance=balance)
+        self.matrix = matrix
+        self.space, self.names, self.sizes = self.objective.space, self.objective.names, self.objective.sizes
+        self.size, self.dtype, self.device = self.objective.size, self.objective.dtype, self.objective.device
+        self.num_examples, self.num_labels = self.objective.num_examples, self.objective.num_labels
         self.num_matvecs = 0
+        budget = memory_budget(self.device) if memory_bytes is None else memory_bytes
+        self.plan = self._plan(product, budget)
+        self._batches = [part for batch in self.objective.batches for part in _split(batch, self.plan.rows)]
+        self.num_batches = len(self._batches)
+        self._graphs: list[Graph | None] = []
         self.retained_bytes = 0
-        self._graphs: list[list[Tensor | None] | None] = [None] * self.num_batches
-        with differentiating(self._model):
-            self.gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        self._build(reuse_graph, _graph_budget(self.device) if graph_bytes is None else graph_bytes)
+        self._take_up(check=True)
+
+    def refresh(self) -> None:
+        """Take up the values that the parameters have now; the graphs of the old ones are dropped first.
+
+        Raises:
+            UsageError: the loss does not depend on the coordinates, or factors that can no longer be balanced.
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        self.objective.coordinates.refresh()
+        self._take_up(check=False)
 
     @property
     def num_retained(self) -> int:
-        """How many batches keep their gradient graph."""
+        """How many batches keep their graph."""
         return sum(graph is not None for graph in self._graphs)
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -107,155 +103,123 @@ class HessianOperator:
         if vector.shape != (self.size,):
             raise UsageError(f"vector: shape {tuple(vector.shape)}; the Hessian has {self.size} rows")
         self.num_matvecs += 1
-        context = differentiating if self.num_retained == self.num_batches else measuring
-        with context(self._model):
-            parts = [
-                part.view_as(parameter).to(parameter.device, parameter.dtype)
-                for part, parameter in zip(vector.split(self._sizes), self._parameters, strict=True)
-            ]
-            product = torch.zeros_like(self.gradient)
-            for batch, graph in zip(self._batches, self._graphs, strict=True):
-                gradients = graph or self._batch_gradient(self._batch_losses(batch), create_graph=True)
-                self._add_flat(product, self._differentiate(gradients, parts, retain=graph is not None))
+        if self.plan.product == "finite_difference":
+            return self._difference(vector)
+        product = self.objective.zeros()
+        if self.num_retained == self.num_batches:
+            with differentiating(self.objective.model):
+                self._add_products(product, vector)
+        else:
+            with self.objective.installed():
+                self._add_products(product, vector)
         return product
 
-    def _build(self, reuse_graph: bool | Literal["auto"], budget: int) -> None:
-        """Evaluate every batch twice, the second time with its gradient, and keep the graphs that are to be kept."""
-        loss = 0.0
-        parameters_bytes = {tensor.untyped_storage().data_ptr() for tensor in self._model.parameters()}
-        eps = max(torch.finfo(p.dtype).eps for p in self._model.parameters() if p.is_floating_point())
-        tolerance = min(64 * eps, 1e-3)
-        used = [False] * len(self._parameters)
-        with measuring(self._model):
+    def _add_products(self, product: Tensor, vector: Tensor) -> None:
+        parts = self.objective.split(vector)
+        for batch, kept in zip(self._batches, self._graphs, strict=True):
+            graph = kept or GRAPHS[self.matrix](self.objective, batch)
+            self.objective.add_flat(product, graph.multiply(self.objective, parts, retain=kept is not None))
+
+    def _difference(self, vector: Tensor) -> Tensor:
+        """(∇L(θ + hv) - ∇L(θ - hv)) ÷ 2h, with h where rounding and truncation are about equal."""
+        norm = float(vector.norm())
+        if norm == 0:
+            return torch.zeros_like(vector)
+        scale = max(1.0, float(self.objective.theta.norm()))
+        offset = vector * (_rounding(self.objective.model) ** (1 / 3) * scale / norm)
+        (_, ahead), (_, behind) = (self.objective.value_and_gradient_at(sign * offset) for sign in (1, -1))
+        return (ahead - behind) * (norm / (2 * float(offset.norm())))
+
+    def _plan(self, product: Product, budget: int) -> Plan:
+        """From the graph of one example of the longest batch, which is built and thrown away."""
+        shapes = [(len(batch["labels"]), _positions(batch)) for batch in self.objective.batches]
+        if product in ("reuse", "finite_difference"):
+            return make_plan(product, 0, shapes, budget)
+        try:
+            example_bytes = self._example_bytes(max(self.objective.batches, key=_positions))
+        except NoSecondDerivativeError:
+            if product != "auto" or self.matrix != "hessian":
+                raise
+            return make_plan("finite_difference", 0, shapes, budget)
+        plan = make_plan(product, example_bytes, shapes, budget)
+        if plan.product == "finite_difference" and self.matrix != "hessian":
+            return make_plan("rebuild", example_bytes, shapes, budget)
+        return plan
+
+    def _example_bytes(self, batch: dict[str, Any]) -> int:
+        owned = {tensor.untyped_storage().data_ptr() for tensor in self.objective.model.parameters()}
+        with self.objective.installed():
+            graph = GRAPHS[self.matrix](self.objective, slice_batch(batch, 0, 1))
+            held = graph_bytes_of(graph.outputs, owned)
+            # A missing second derivative may show only here.
+            graph.multiply(
+                self.objective, [torch.zeros_like(tensor) for tensor in self.objective.tensors], retain=False
+            )
+        return held
+
+    def _take_up(self, check: bool) -> None:
+        """Build the graphs that are to be kept, with the loss and its gradient; checked: every loss is taken twice."""
+        objective, loss = self.objective, 0.0
+        self._graphs, self.retained_bytes = [], 0
+        self.gradient = objective.zeros()
+        used = [False] * len(objective.tensors)
+        owned = {tensor.untyped_storage().data_ptr() for tensor in objective.model.parameters()}
+        with objective.installed():
             for position, batch in enumerate(self._batches):
-                with torch.no_grad():
-                    first = self._batch_losses(batch)
-                second = self._batch_losses(batch)
-                _check_losses(first, second, position, tolerance)
-                loss += float(second.nll.detach().double().sum())
-                gradients = self._batch_gradient(second, create_graph=reuse_graph is not False)
-                self._add_flat(self.gradient, gradients)
+                first = _no_grad_losses(objective, batch) if check else None
+                graph = GRAPHS[self.matrix](objective, batch) if position < self.plan.retained else None
+                losses = graph.losses if graph else objective.losses(batch)
+                gradients = graph.gradients if graph else objective.gradients(losses)
+                _check_losses(losses, first, position, 64 * _rounding(objective.model))
+                loss += float(losses.nll.detach().double().sum())
+                objective.add_flat(self.gradient, gradients)
                 used = [seen or gradient is not None for seen, gradient in zip(used, gradients, strict=True)]
-                if reuse_graph is False:
-                    continue
-                held = graph_bytes_of(gradients, parameters_bytes)
-                if reuse_graph is True or self.retained_bytes + held <= budget:
-                    self._graphs[position] = gradients
-                    self.retained_bytes += held
+                self._graphs.append(graph)
+                self.retained_bytes += graph_bytes_of(graph.outputs, owned) if graph else 0
         if not any(used):
             raise UsageError(
                 f"model: the loss depends on none of its {len(used)} trainable tensors; is the adapter off or merged?"
             )
         self.loss = loss / self.num_labels
 
-    def _batch_losses(self, batch: dict[str, Any]) -> ExampleLosses:
-        return forward_losses(self._model, batch, self._kind)
 
-    def _batch_gradient(self, losses: ExampleLosses, create_graph: bool) -> list[Tensor | None]:
-        """The batch's contribution to ∇L, one entry a parameter; None where the loss does not depend on it."""
-        share = losses.nll.sum() / self.num_labels
-        if not share.requires_grad:
-            return [None] * len(self._parameters)
-        with _second_derivatives():
-            gradients = torch.autograd.grad(share, self._parameters, create_graph=create_graph, allow_unused=True)
-        for name, gradient in zip(self.names, gradients, strict=True):
-            # Cross-entropy is linear in no parameter: a gradient without a graph was cut from it by some kernel.
-            if create_graph and gradient is not None and not gradient.requires_grad:
-                raise UsageError(f"model: the gradient of {name} cannot be differentiated again; {_ADVICE}")
-        return list(gradients)
-
-    def _differentiate(self, gradients: list[Tensor | None], parts: list[Tensor], retain: bool) -> list[Tensor | None]:
-        """∂(gᵀv)/∂θ of one batch."""
-        pairs = [(gradient, part) for gradient, part in zip(gradients, parts, strict=True) if gradient is not None]
-        if not pairs:
-            return [None] * len(parts)
-        outputs, vectors = zip(*pairs, strict=True)
-        with _second_derivatives():
-            return list(torch.autograd.grad(outputs, self._parameters, vectors, retain_graph=retain, allow_unused=True))
-
-    def _add_flat(self, total: Tensor, tensors: list[Tensor | None]) -> None:
-        for part, tensor in zip(total.split(self._sizes), tensors, strict=True):
-            if tensor is not None:
-                part.add_(tensor.detach().reshape(-1).to(self.device, self.dtype))
+def _check_choices(matrix: str, product: str) -> None:
+    for key, value, allowed in (("matrix", matrix, MATRICES), ("product", product, PRODUCTS)):
+        if value not in allowed:
+            raise unknown(key, value, allowed)
+    if matrix == "ggn" and product == "finite_difference":
+        raise UsageError("product: 'finite_difference' with matrix='ggn'; allowed: auto, reuse, rebuild")
 
 
-def check_space(space: str) -> None:
-    """Refuse a space that is not in `SPACES`.
-
-    Raises:
-        UsageError: lists what is allowed and the nearest match.
-    """
-    if space not in SPACES:
-        raise unknown("space", space, SPACES)
+def _positions(batch: dict[str, Any]) -> int:
+    """The length of the longest sequence that a batch's graph depends on."""
+    return max(int(value.shape[1]) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 1)
 
 
-def graph_bytes_of(outputs: list[Tensor | None], excluded_storages: Collection[int] = ()) -> int:
-    """Bytes of the distinct storages that the autograd graph behind ``outputs`` keeps alive.
-
-    Read off the graph's own saved tensors, so it is what the graph holds and not an estimate from shapes (equal to
-    counting with ``saved_tensors_hooks``, which would slow down every later pass through the graph).
-    """
-    storages: dict[int, int] = {}
-    seen: set[Any] = set()
-    stack: list[Any] = [output.grad_fn for output in outputs if output is not None and output.grad_fn is not None]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for tensor in _saved_tensors(node):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in excluded_storages:
-                storages[storage.data_ptr()] = storage.nbytes()
-        stack.extend(following for following, _ in node.next_functions if following is not None)
-    return sum(storages.values())
+def _split(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    count = len(batch["labels"])
+    return [batch] if count <= rows else [slice_batch(batch, first, first + rows) for first in range(0, count, rows)]
 
 
-def _saved_tensors(node: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for name in dir(node):
-        if name == "saved_tensors" or name.startswith("_saved_"):
-            value = getattr(node, name)
-            values = value if isinstance(value, (tuple, list)) else (value,)
-            found.extend(item for item in values if isinstance(item, Tensor))
-    return found
+def _no_grad_losses(objective: Objective, batch: dict[str, Any]) -> ExampleLosses:
+    with torch.no_grad():
+        return objective.losses(batch)
 
 
-def _graph_budget(device: torch.device) -> int:
-    if device.type != "cuda":
-        return DEFAULT_GRAPH_BYTES
-    return torch.cuda.mem_get_info(device)[0] // 2
+def _rounding(model: nn.Module) -> float:
+    """Of the coarsest floating-point type that the model computes with."""
+    return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
 
 
-def _unwrap_parallel(model: nn.Module) -> nn.Module:
-    """DistributedDataParallel's reducer waits for hooks that `torch.autograd.grad` never fires."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def _check_losses(first: ExampleLosses, second: ExampleLosses, position: int, tolerance: float) -> None:
-    a, b = first.nll.detach().double(), second.nll.detach().double()
-    if not bool(torch.isfinite(b).all()):
-        raise NonFiniteLossError(f"batches[{position}]: the loss is {float(b.sum())}; the parameters have diverged")
-    difference = float((a - b).abs().max())
-    if difference > tolerance * max(1.0, float(b.abs().max())):
+def _check_losses(losses: ExampleLosses, first: ExampleLosses | None, position: int, tolerance: float) -> None:
+    nll = losses.nll.detach().double()
+    if not bool(torch.isfinite(nll).all()):
+        raise NonFiniteLossError(f"batches[{position}]: the loss is {float(nll.sum())}; the parameters have diverged")
+    if first is None:
+        return
+    difference = float((first.nll.double() - nll).abs().max())
+    if difference > min(tolerance, 1e-3) * max(1.0, float(nll.abs().max())):
         raise UsageError(
             f"batches[{position}]: two evaluations differ by {difference:.3g} nats in one example; "
             "remove what draws random numbers in evaluation mode"
         )
-
-
-_ADVICE = "load the model with attn_implementation='eager' and without fused or compiled kernels"
-
-
-@contextmanager
-def _second_derivatives() -> Iterator[None]:
-    """Turn autograd's messages about missing second derivatives and changed parameters into advice."""
-    try:
-        yield
-    except (RuntimeError, NotImplementedError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if any(sign in str(error) for sign in _NO_SECOND_DERIVATIVE):
-            raise UsageError(f"model: an operation has no second derivative ({message}); {_ADVICE}") from error
-        if "modified by an inplace operation" in str(error):
-            raise UsageError("model: parameters were changed while the Hessian was in use; build a new one") from error
-        raise

@@ -1,7 +1,7 @@
 """What every measurement of a model shares: the state it is measured in, the data it accepts, and its errors."""
 
-from landscape.measurement.batches import Batch, Counted, count_batches
+from landscape.measurement.batches import Batch, Counted, count_batches, slice_batch
 from landscape.measurement.context import differentiating, measuring
 from landscape.measurement.errors import NonFiniteLossError
 
-__all__ = ["Batch", "Counted", "NonFiniteLossError", "count_batches", "differentiating", "measuring"]
+__all__ = ["Batch", "Counted", "NonFiniteLossError", "count_batches", "differentiating", "measuring", "slice_batch"]

@@ -46,10 +46,27 @@ def count_batches(batches: Batch | Iterable[Batch], kind: LossKind, device: torc
             continue
         num_examples += int((counts > 0).sum())
         num_labels += int(counts.sum())
-        kept.append({key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()})
+        kept.append({key: _usable(value, device) for key, value in batch.items()})
     if not kept:
         raise UsageError("batches: no counted label in any of them; every label is -100")
     return Counted(kept, num_examples, num_labels)
+
+
+def _usable(value: Any, device: torch.device) -> Any:
+    """On the device, and made outside inference mode, since autograd refuses to save the others."""
+    if not isinstance(value, Tensor):
+        return value
+    with torch.inference_mode(False):
+        return value.to(device).clone() if value.is_inference() else value.to(device)
+
+
+def slice_batch(batch: Batch, first: int, last: int) -> dict[str, Any]:
+    """The examples from ``first`` up to ``last`` of a batch; entries that are not one row an example pass through."""
+    count = len(batch["labels"])
+    return {
+        key: value[first:last] if isinstance(value, Tensor) and value.dim() and len(value) == count else value
+        for key, value in batch.items()
+    }
 
 
 def _check(batch: Any, position: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from landscape.curvature import EigenResult, HessianOperator, NonFiniteLossError, top_eigenvalues
+from landscape.curvature import CurvatureOperator, EigenResult, NonFiniteLossError, top_eigenvalues
 from landscape.errors import LandscapeError, UsageError
 from tests.curvature.conftest import Case, ragged, tiny
 from tests.curvature.workload import TOP, workload
@@ -34,7 +34,7 @@ def test_eigenvalues_are_those_of_the_dense_hessian(case: Cases, kind: str, k: i
 def test_the_result_says_what_it_is(case: Cases) -> None:
     tried = case("causal")
     result = top_eigenvalues(tried.model, tried.batches, tol=1e-2, seed=5)
-    operator = HessianOperator(tried.model, tried.batches)
+    operator = CurvatureOperator(tried.model, tried.batches)
     assert (result.num_examples, result.num_labels, result.num_parameters) == (6, operator.num_labels, 232)
     assert (result.space, result.tol, result.seed, result.vectors) == ("adapter", 1e-2, 5, None)
     assert result.loss == operator.loss
@@ -47,9 +47,7 @@ def test_the_result_says_what_it_is(case: Cases) -> None:
 
 def test_one_batch_at_a_time_or_all_together_with_or_without_graphs(case: Cases) -> None:
     tried = case("seq2seq")
-    results = [
-        top_eigenvalues(tried.model, iter(tried.batches), reuse_graph=reuse, graph_bytes=0) for reuse in (True, False)
-    ]
+    results = [top_eigenvalues(tried.model, iter(tried.batches), product=product) for product in ("reuse", "rebuild")]
     assert np.array_equal(results[0].values, results[1].values)
 
 

@@ -101,6 +101,38 @@ def test_the_largest_eigenvalues_with_their_multiplicity(name: str, k: int, dtyp
     torch.testing.assert_close(gram, torch.eye(k, dtype=dtype), rtol=0, atol=1000 * eps)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("name", [name for name in SPECTRA if len(SPECTRA[name]) > 20])
+def test_a_small_basis_finds_the_same_with_more_products(name: str, k: int) -> None:
+    dense = matrix(SPECTRA[name])
+    result = lanczos(Dense(dense), k, max_basis=2 * k + 8, max_matvecs=1000)
+    norm = float(np.abs(SPECTRA[name]).max())
+    np.testing.assert_allclose(result.values, np.sort(SPECTRA[name])[::-1][:k], rtol=1e-4, atol=1e-14 * norm)
+    assert result.converged
+    true = (dense @ result.vectors.T - result.vectors.T * torch.from_numpy(result.values)).norm(dim=0)
+    np.testing.assert_allclose(true.numpy(), result.residuals, rtol=0.05, atol=1e-13 * norm)
+
+
+def test_restarts_bound_the_memory() -> None:
+    dense = matrix(np.r_[2.0, 1.99, bulk()])
+    whole, restarted = (lanczos(Dense(dense), tol=1e-8, max_basis=m, max_matvecs=1000) for m in (None, 12))
+    assert whole.values[0] == pytest.approx(restarted.values[0], rel=1e-12)
+    assert 12 < whole.num_matvecs <= restarted.num_matvecs
+
+
+def test_an_exact_start_without_noise_needs_few_products() -> None:
+    dense = matrix(SPECTRA["outliers"])
+    nearby = dense + 1e-3 * matrix(bulk(len(dense)))
+    start = lanczos(Dense(dense), tol=1e-6).next_start
+    cold, noisy, exact = (
+        lanczos(Dense(nearby), **options)
+        for options in ({}, {"start": start}, {"start": start, "noise": 0.0})  # type: ignore[arg-type]
+    )
+    for result in (cold, noisy, exact):
+        assert result.values[0] == pytest.approx(float(torch.linalg.eigvalsh(nearby)[-1]), rel=1e-5)
+    assert exact.num_matvecs < noisy.num_matvecs <= cold.num_matvecs + 2
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_least_squares_in_closed_form(seed: int) -> None:
     """The Hessian of ‖Xw - y‖²/2n is XᵀX/n, whose eigenvalues are the squared singular values of X over n."""

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from landscape.curvature import HessianOperator, NonFiniteLossError
-from landscape.curvature.operators import graph_bytes_of
+from landscape.curvature import CurvatureOperator, NonFiniteLossError
+from landscape.curvature.memory import graph_bytes_of
 from landscape.errors import UsageError
 from tests.curvature.conftest import Case, ragged, tiny
 from tests.oracles import difference_product, flat_loss, in_double
@@ -20,20 +20,20 @@ from tests.small_models import KINDS, base_model, batch, lora_model
 Cases = Callable[[str], Case]
 
 
-def columns(operator: HessianOperator, count: int = 12) -> tuple[Tensor, Tensor]:
+def columns(operator: CurvatureOperator, count: int = 12) -> tuple[Tensor, Tensor]:
     """Random vectors (n, count) and the operator's products with them."""
     vectors = torch.randn(operator.size, count, generator=torch.Generator().manual_seed(3), dtype=operator.dtype)
     return vectors, torch.stack([operator @ vector for vector in vectors.T], dim=1)
 
 
-REUSE: list[dict[str, Any]] = [{"reuse_graph": True}, {"reuse_graph": False}, {"graph_bytes": 0}, {}]
+REUSE: list[dict[str, Any]] = [{"product": "reuse"}, {"product": "rebuild"}, {"memory_bytes": 400_000}, {}]
 
 
 @pytest.mark.parametrize("options", REUSE, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_are_those_of_the_dense_hessian(case: Cases, kind: str, options: dict[str, Any]) -> None:
     tried = case(kind)
-    operator = HessianOperator(tried.model, tried.batches, **options)
+    operator = CurvatureOperator(tried.model, tried.batches, **options)
     vectors, products = columns(operator)
     torch.testing.assert_close(products, tried.hessian @ vectors, rtol=1e-8, atol=1e-10)
     assert operator.num_matvecs == vectors.shape[1]
@@ -45,13 +45,13 @@ def test_products_are_differences_of_gradients(case: Cases, kind: str) -> None:
     vector = torch.randn(len(tried.hessian), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     vector /= vector.norm()
     expected = difference_product(tried.model, tried.batches, vector)
-    torch.testing.assert_close(HessianOperator(tried.model, tried.batches) @ vector, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(CurvatureOperator(tried.model, tried.batches) @ vector, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_gradient_and_counts(case: Cases, kind: str) -> None:
     tried = case(kind)
-    operator = HessianOperator(tried.model, tried.batches)
+    operator = CurvatureOperator(tried.model, tried.batches)
     loss, theta = flat_loss(tried.model, tried.batches)
     torch.testing.assert_close(operator.gradient, torch.func.grad(loss)(theta))
     assert operator.loss == pytest.approx(float(loss(theta)), rel=1e-12)
@@ -67,7 +67,7 @@ def test_dealing_examples_to_batches_changes_nothing(case: Cases, kind: str) -> 
     singles = [{key: value[row : row + 1] for key, value in item.items()} for item in tried.batches
                for row in range(len(item["labels"]))]  # fmt: skip
     unlabeled = {**tried.batches[0], "labels": torch.full_like(tried.batches[0]["labels"], -100)}
-    operator = HessianOperator(tried.model, (item for item in [unlabeled, *singles]))
+    operator = CurvatureOperator(tried.model, (item for item in [unlabeled, *singles]))
     vectors, products = columns(operator, 3)
     torch.testing.assert_close(products, tried.hessian @ vectors, rtol=1e-8, atol=1e-10)
     assert (operator.num_batches, operator.num_examples) == (6, 6)
@@ -76,13 +76,13 @@ def test_dealing_examples_to_batches_changes_nothing(case: Cases, kind: str) -> 
 def test_one_dict_is_one_batch() -> None:
     model, item = tiny("causal"), batch("causal")
     vector = torch.ones(232, dtype=torch.float64)
-    assert torch.equal(HessianOperator(model, item) @ vector, HessianOperator(model, [item]) @ vector)
+    assert torch.equal(CurvatureOperator(model, item) @ vector, CurvatureOperator(model, [item]) @ vector)
 
 
 def test_a_model_without_an_adapter_and_with_tied_weights() -> None:
     model = in_double(base_model("causal", tie_word_embeddings=True)).requires_grad_(False)
     model.get_input_embeddings().weight.requires_grad_(True)  # also the output head
-    operator = HessianOperator(model, batch("causal"))
+    operator = CurvatureOperator(model, batch("causal"))
     assert operator.names == ["model.embed_tokens.weight"]
     vector = torch.randn(operator.size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     vector /= vector.norm()
@@ -93,7 +93,7 @@ def test_a_model_without_an_adapter_and_with_tied_weights() -> None:
 def test_a_parameter_without_influence_has_zero_curvature(case: Cases) -> None:
     model = tiny("causal")
     model.unused = nn.Parameter(torch.ones(5, dtype=torch.float64))
-    operator = HessianOperator(model, ragged("causal"))
+    operator = CurvatureOperator(model, ragged("causal"))
     position = [0, *torch.tensor([p.numel() for p in model.parameters() if p.requires_grad]).cumsum(0)]
     first = int(position[operator.names.index("unused")])
     assert operator.size == 232 + 5
@@ -105,14 +105,59 @@ def test_a_parameter_without_influence_has_zero_curvature(case: Cases) -> None:
 
 def test_as_many_graphs_as_fit_the_budget_are_kept(case: Cases) -> None:
     tried = case("causal")
-    whole = HessianOperator(tried.model, tried.batches)
-    assert whole.num_retained == whole.num_batches == 2
-    smaller = HessianOperator(tried.model, tried.batches[1:]).retained_bytes
-    part = HessianOperator(tried.model, tried.batches, graph_bytes=smaller)
-    assert (part.num_retained, part.retained_bytes) == (1, smaller)
-    assert whole.retained_bytes > smaller > 0
-    assert torch.equal(columns(part, 3)[1], columns(whole, 3)[1])
-    assert HessianOperator(tried.model, tried.batches, graph_bytes=0).retained_bytes == 0
+    whole = CurvatureOperator(tried.model, tried.batches)
+    assert (whole.plan.product, whole.num_retained, whole.num_batches) == ("reuse", 2, 2)
+    # The estimate comes from one example, and counts what does not grow with the examples as if it did.
+    assert whole.retained_bytes <= whole.plan.total_bytes <= 1.5 * whole.retained_bytes
+    part = CurvatureOperator(tried.model, tried.batches, memory_bytes=4 * whole.plan.example_bytes)
+    assert (part.plan.product, part.plan.rows, part.num_retained, part.num_batches) == ("rebuild", 4, 0, 2)
+    small = CurvatureOperator(tried.model, tried.batches, memory_bytes=3 * whole.plan.example_bytes)
+    assert (small.plan.rows, small.num_batches) == (3, 3)
+    some = CurvatureOperator(tried.model, [*tried.batches] * 2, memory_bytes=9 * whole.plan.example_bytes)
+    assert (some.plan.product, some.num_retained, some.num_batches) == ("rebuild", 1, 4)
+    assert some.retained_bytes + 4 * some.plan.example_bytes <= some.plan.budget_bytes
+    for operator in (part, small, some):
+        torch.testing.assert_close(columns(operator, 3)[1], columns(whole, 3)[1], rtol=1e-10, atol=1e-12)
+    none = CurvatureOperator(tried.model, tried.batches, memory_bytes=1000)
+    assert (none.plan.product, none.plan.rows, none.retained_bytes) == ("finite_difference", 1, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_differences(case: Cases, kind: str, dtype: torch.dtype) -> None:
+    tried = case(kind)
+    model = tiny(kind).to(dtype)
+    operator = CurvatureOperator(model, tried.batches, product="finite_difference")
+    vectors, products = columns(operator, 3)
+    expected = tried.hessian @ vectors.double()
+    # Truncation and rounding are about eps^(2/3) each, of a Hessian whose norm is about 1.
+    error = float((products - expected).norm() / expected.norm())
+    assert 0 < error < (3e-9 if dtype == torch.float64 else 3e-3)
+    assert not (operator @ torch.zeros(operator.size, dtype=dtype)).any()
+
+
+def test_a_kernel_without_second_derivative_falls_back_to_differences() -> None:
+    model, unmasked = with_attention(flash_only), {**batch("causal"), "attention_mask": torch.ones(4, 9).long()}
+    exact = CurvatureOperator(lora_model("causal", torch.float32), unmasked)
+    fallback = CurvatureOperator(model, unmasked)
+    assert (fallback.plan.product, exact.plan.product) == ("finite_difference", "reuse")
+    vector = torch.ones(exact.size)
+    assert float((fallback @ vector - exact @ vector).norm() / (exact @ vector).norm()) < 1e-3
+    with pytest.raises(UsageError, match="no second derivative"):
+        CurvatureOperator(model, unmasked, matrix="ggn")
+
+
+def test_refreshing_takes_up_changed_parameters(case: Cases) -> None:
+    model = tiny("causal")
+    operator = CurvatureOperator(model, ragged("causal"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    operator.refresh()
+    fresh = CurvatureOperator(model, ragged("causal"))
+    assert torch.equal(columns(operator, 2)[1], columns(fresh, 2)[1])
+    assert operator.loss == fresh.loss
+    assert torch.equal(operator.gradient, fresh.gradient)
 
 
 def test_the_size_of_a_graph_is_what_autograd_saves() -> None:
@@ -133,16 +178,16 @@ def test_the_size_of_a_graph_is_what_autograd_saves() -> None:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_implementations_agree(attention: str) -> None:
     model = lora_model("causal", attn_implementation=attention)
-    operator = HessianOperator(model, ragged("causal"))
-    reference = HessianOperator(lora_model("causal", attn_implementation="eager"), ragged("causal"))
+    operator = CurvatureOperator(model, ragged("causal"))
+    reference = CurvatureOperator(lora_model("causal", attn_implementation="eager"), ragged("causal"))
     vector = torch.ones(operator.size, dtype=torch.float64)
     torch.testing.assert_close(operator @ vector, reference @ vector, rtol=1e-4, atol=1e-6)
 
 
 def test_low_precision_parameters_get_float32_vectors() -> None:
     model = lora_model("causal", torch.bfloat16)
-    operator = HessianOperator(model, batch("causal"))
-    exact = HessianOperator(lora_model("causal", torch.float32), batch("causal"))
+    operator = CurvatureOperator(model, batch("causal"))
+    exact = CurvatureOperator(lora_model("causal", torch.float32), batch("causal"))
     vector = torch.ones(operator.size)
     product = operator @ vector
     assert product.dtype == operator.dtype == torch.float32
@@ -222,7 +267,7 @@ def test_models_that_cannot_be_measured_are_refused(name: str) -> None:
     make, error, message = REFUSED_MODELS[name]
     unmasked = {**batch("causal"), "attention_mask": torch.ones(4, 9, dtype=torch.long)}
     with pytest.raises(error, match=message):
-        columns(HessianOperator(make(), unmasked), 1)
+        columns(CurvatureOperator(make(), unmasked, product="reuse"), 1)
 
 
 def left_padded() -> dict[str, Tensor]:
@@ -245,22 +290,37 @@ REFUSED_BATCHES: dict[str, tuple[Any, str]] = {
 def test_batches_that_cannot_be_measured_are_refused(name: str) -> None:
     batches, message = REFUSED_BATCHES[name]
     with pytest.raises(UsageError, match=message):
-        HessianOperator(tiny("causal"), batches)
+        CurvatureOperator(tiny("causal"), batches)
 
 
 def test_unknown_space() -> None:
-    with pytest.raises(UsageError, match=re.escape("space: 'adaptor' is not known; allowed: adapter.")):
-        HessianOperator(tiny("causal"), ragged("causal"), space="adaptor")
+    with pytest.raises(
+        UsageError, match=re.escape("space: 'adaptor' is not known; allowed: adapter, balanced, merged")
+    ):
+        CurvatureOperator(tiny("causal"), ragged("causal"), space="adaptor")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"matrix": "fisher"}, "matrix: 'fisher' is not known; allowed: ggn, hessian"),
+        ({"product": "exact"}, "product: 'exact' is not known; allowed: auto, finite_difference, rebuild, reuse"),
+        ({"matrix": "ggn", "product": "finite_difference"}, "allowed: auto, reuse, rebuild"),
+    ],
+)
+def test_unknown_choices(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CurvatureOperator(tiny("causal"), ragged("causal"), **options)
 
 
 def test_wrong_vector() -> None:
     with pytest.raises(UsageError, match=r"vector: shape \(3,\); the Hessian has 232 rows"):
-        HessianOperator(tiny("causal"), ragged("causal")) @ torch.ones(3)
+        CurvatureOperator(tiny("causal"), ragged("causal")) @ torch.ones(3)
 
 
 def test_changing_parameters_while_in_use_is_an_error() -> None:
     model = lora_model("causal")
-    operator = HessianOperator(model, ragged("causal"))
+    operator = CurvatureOperator(model, ragged("causal"))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
@@ -272,4 +332,4 @@ def test_adapters_without_a_task_type_and_extra_keys() -> None:
     model = get_peft_model(base_model("causal"), LoraConfig(r=1, target_modules=["q_proj"], init_lora_weights=False))
     item = {**batch("causal"), "position_ids": torch.arange(9).expand(4, 9)}
     vector = torch.ones(2 * (16 + 16), dtype=torch.float64)
-    assert torch.equal(HessianOperator(model, item) @ vector, HessianOperator(model, batch("causal")) @ vector)
+    assert torch.equal(CurvatureOperator(model, item) @ vector, CurvatureOperator(model, batch("causal")) @ vector)
