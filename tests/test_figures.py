@@ -23,7 +23,7 @@ MAGIC = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "csv": b"panel,curv
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    runs = sweep(ranks=(16, 128), rates=(3e-4, 5e-4), seeds=2)
+    runs = sweep(ranks=(16, 128), rates=(3e-4, 5e-4), seeds=2, sharp=True)
     runs += [run(method=method, rank=8, seed=seed) for method in ("lora", "ggpo") for seed in range(2)]
     return write(runs, tmp_path_factory.mktemp("figures") / "store")
 
@@ -33,8 +33,8 @@ def test_the_papers_figures_are_there_with_what_they_are() -> None:
     for name, script in FIGURES.items():
         assert script.path.name == f"{name}.py"
         assert script.title
-        assert script.source.startswith("LoRA-")
-        assert "In the paper" in script.about
+        assert script.about
+        assert script.source.startswith("LoRA-") == ("In the paper" in script.about)
 
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
@@ -64,6 +64,7 @@ def test_every_figure_in_every_format(name: str, store: Store, tmp_path: Path) -
             [f"{label}, {part}" for label in ("LoRA", "LoRA-GGPO") for part in ("train (clean)", "eval (held out)")],
             "r = 8 (most methods; also",
         ),
+        ("stability", ["lr = 3e-4", "lr = 5e-4", "", ""], ["LoRA"] * 4, "r = 128 (the highest of 2)"),
     ],
 )  # fmt: skip
 def test_what_each_figure_shows(name: str, panels: list[str], curves: list[str], chosen: str, store: Store) -> None:
@@ -105,6 +106,7 @@ def test_where_narrows_the_runs(store: Store, tmp_path: Path) -> None:
         (("mgpo2", ["svg"]), {"where": "rank>1000"}, UsageError, "none of the 24 runs in .* matches"),
         (("mgpo2", ["svg"]), {"where": "rnk>1"}, UsageError, "unknown key 'rnk'.*'rank'"),
         (("mgpo1", ["svg"]), {"where": "method==mgpo"}, StoreError, "figure mgpo1 needs runs of method lora .*mgpo: 8"),
+        (("stability", ["svg"]), {"where": "method==ggpo"}, StoreError, "needs eigenvalues along the runs"),
         (("ggpo2", ["svg"]), {"where": "method==full"}, StoreError, "figure ggpo2 needs runs of method lora or ggpo"),
     ],
 )

@@ -317,8 +317,10 @@ def _range(panels: Sequence[Panel]) -> tuple[float, float, float] | None:
     values = _finite([series.y for curve in curves for series in (curve, *curve.raw)], log)
     if not len(values):
         return None
+    levels = [panel.level[0] for panel in panels if panel.level is not None]
     low, high = float(values.min()), float(values.max())
     if log:
+        low, high = min(low, *levels, high), max(high, *levels, low)
         margin = (high / low) ** 0.04 if high > low else 1.5
         return low / margin, high * margin, 0.0
     # Where the curves start is no accident and always shown.
@@ -330,6 +332,7 @@ def _range(panels: Sequence[Panel]) -> tuple[float, float, float] | None:
     low, high = _with_bands(low, high, curves, bool(cut))
     if any(panel.zero_line for panel in panels):
         low, high = min(low, 0.0), max(high, 0.0)
+    low, high = min(low, *levels, high), max(high, *levels, low)
     margin = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin, cut
 

@@ -70,7 +70,7 @@ class Panel:
     """One pair of axes.
 
     ``inset`` (low, high) repeats that stretch of the x axis in a small frame at the top right. ``x_ticks`` (value,
-    text) replace the axis's own ticks.
+    text) replace the axis's own ticks. ``level`` (value, name) is a dashed horizontal line that the axis reaches.
     """
 
     title: str
@@ -81,6 +81,7 @@ class Panel:
     x_ticks: tuple[tuple[float, str], ...] = ()
     log_y: bool = False
     zero_line: bool = False
+    level: tuple[float, str] | None = None
     inset: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
 

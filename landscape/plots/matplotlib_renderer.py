@@ -179,6 +179,11 @@ def _draw_axes(ax: Axes, panel: Panel) -> None:
     ax.set_axisbelow(True)
     if panel.zero_line:
         ax.axhline(0, color=MUTED, linewidth=0.8)
+    if panel.level is not None:
+        value, text = panel.level
+        ax.axhline(value, color=INK, linewidth=0.8, linestyle="dashed")
+        across = ax.get_yaxis_transform()
+        ax.text(0.99, value, plain(text), transform=across, ha="right", va="bottom", color=INK, fontsize=8)
     for curve in panel.curves:
         _draw_beneath(ax, curve)
     for curve in panel.curves:

@@ -147,6 +147,15 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
         line = {"color": MUTED, "width": 1}
         span = {"x0": 0, "x1": 1, "xref": f"x{name} domain", "y0": 0, "y1": 0, "yref": f"y{name}"}
         plain["layout"]["shapes"].append({"type": "line", **span, "line": line, "layer": "below"})
+    if panel.level is not None:
+        value, text = panel.level
+        line = {"color": INK, "width": 1, "dash": "dash"}
+        span = {"x0": 0, "x1": 1, "xref": f"x{name} domain", "y0": value, "y1": value, "yref": f"y{name}"}
+        plain["layout"]["shapes"].append({"type": "line", **span, "line": line, "layer": "below"})
+        at = {"x": 1, "xref": f"x{name} domain", "xanchor": "right", "yref": f"y{name}", "yanchor": "bottom"}
+        height = float(np.log10(value)) if panel.log_y else value
+        words = {"text": _escape(text), "showarrow": False, "font": {"color": INK, "size": 11}}
+        plain["layout"]["annotations"].append({**at, **words, "y": height})
     if not panel.curves:
         middle = {"x": (left + right) / 2, "y": (bottom + top) / 2, "xanchor": "center"}
         _annotate(plain, "no runs", **middle, color=MUTED, size=12)

@@ -28,7 +28,8 @@ def sharpness_curves(
 ) -> CurveSet:
     """The loss, and under it the largest Hessian eigenvalue on the same steps, one row of panels a parameter space.
 
-    λmax depends on the space in which it is measured (adapter or merged), so spaces are never mixed in one panel.
+    λmax depends on the space in which it is measured, so spaces are never mixed in one panel. Under preconditioned
+    sharpness, which has no unit, lies the threshold above which Adam would be unstable on a quadratic, full-batch loss.
     Open circles did not converge to the tolerance asked for. Runs without eigenvalues are left out.
 
     Raises:
@@ -40,13 +41,14 @@ def sharpness_curves(
     facets = Facets.of(facet, cells, columns)
     losses = loss_curves(measured, column=column, facet=facet, bandwidth=bandwidth, wrap=columns)
     panels, rows = [replace(panel, x_label="") for panel in losses.panels], [0] * columns
-    spaces = sorted({str(space) for run in measured for space in largest(run)["space"]})
+    spaces = sorted({str(space) for run in measured for space in largest(run)["space"]}, key=_space_order)
     for row, space in enumerate(spaces, start=1):
         below = facet_panels(
             cells,
             facets,
             lambda members, pen, space=space: [_curve(members, space, pen)],
-            y_label=f"sharpness λmax, {space} space",
+            y_label=_y_label(space),
+            level=_threshold(measured, space),
             x_label="optimizer step" if row == len(spaces) else "",
             log_y=log_y,
             zero_line=not log_y,
@@ -62,6 +64,29 @@ def sharpness_curves(
         notes=join_notes(*losses.notes, *_notes(measured, log_y), *cut),
         missing=losses.missing,
     )
+
+
+def _space_order(space: str) -> tuple[bool, str]:
+    return space == "preconditioned", space
+
+
+def _y_label(space: str) -> str:
+    return "preconditioned sharpness" if space == "preconditioned" else f"sharpness λmax, {space} space"
+
+
+def _threshold(runs: Sequence[RunData], space: str) -> tuple[float, str] | None:
+    """The stability threshold that the rows of a space name, where it is one."""
+    if space != "preconditioned":
+        return None
+    values = {value for run in runs for value in _thresholds(largest(run))}
+    return (values.pop(), "stability threshold") if len(values) == 1 else None
+
+
+def _thresholds(frame: pd.DataFrame) -> list[float]:
+    if "threshold" not in frame:
+        return []
+    values = floats(frame, "threshold")
+    return values[np.isfinite(values)].tolist()
 
 
 def largest(run: RunData) -> pd.DataFrame:

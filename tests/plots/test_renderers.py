@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.text import Text
 from landscape.plots import (
     POINT_BUDGET,
     CurveSet,
+    RunData,
     color_map,
     evaluation_curves,
     gap_curves,
@@ -40,10 +42,17 @@ FIGURES: dict[str, Callable[[], CurveSet]] = {
     "evaluation": lambda: evaluation_curves(sweep(ranks=(64,), seeds=1), facet="method", wrap=3),
     "gap": lambda: gap_curves(sweep(seeds=2), facet="rank", wrap=4),
     "sharpness": lambda: sharpness_curves(sweep(ranks=(8, 64), seeds=1, sharp=True), facet="rank"),
+    "threshold": lambda: sharpness_curves([preconditioned()], log_y=True),
     "rates": lambda: learning_rate_curves(sweep(ranks=(8, 64), rates=(1e-4, 5e-4, 1e-3), seeds=2)),
     "many methods": lambda: loss_curves([run(method=m) for m in ("lora", "mgpo", "ggpo", "dora", "rslora", "pissa")]),
     "empty": lambda: loss_curves([]),
 }
+
+
+def preconditioned() -> RunData:
+    data = run(sharp=True)
+    assert data.sharpness is not None
+    return replace(data, sharpness=data.sharpness.assign(space="preconditioned", threshold=38.0))
 
 
 @pytest.fixture(params=FIGURES)

@@ -61,3 +61,31 @@ def test_runs_without_eigenvalues_are_left_out() -> None:
     incomplete = replace(run(), sharpness=pd.DataFrame({"step": [1], "value": [2.0]}))
     result = sharpness_curves([run(method="mgpo"), incomplete])
     assert result.curves() == []
+
+
+def test_preconditioned_sharpness_lies_under_the_others_with_its_threshold() -> None:
+    data = run(sharp=True)
+    assert data.sharpness is not None
+    adapter = data.sharpness.assign(threshold=np.nan)
+    scaled = data.sharpness.assign(space="preconditioned", value=data.sharpness["value"] / 100, threshold=38.0)
+    merged = data.sharpness.assign(space="merged", threshold=np.nan)
+    both = replace(data, sharpness=pd.concat([scaled, adapter, merged]))
+    for log_y in (False, True):
+        panels = sharpness_curves([both], log_y=log_y).panels
+        assert [panel.y_label for panel in panels[1:]] == [
+            "sharpness λmax, adapter space",
+            "sharpness λmax, merged space",
+            "preconditioned sharpness",
+        ]
+        assert [panel.level for panel in panels] == [None, None, None, (38.0, "stability threshold")]
+        assert panels[3].y_range is not None
+        assert panels[3].y_range[0] < 38 < panels[3].y_range[1]
+        assert float(np.nanmax(panels[3].curves[0].y)) < 38
+
+
+def test_two_thresholds_are_no_line() -> None:
+    data = run(sharp=True)
+    assert data.sharpness is not None
+    frames = [data.sharpness.assign(space="preconditioned", threshold=value) for value in (38.0, 2.0)]
+    runs = [replace(data, run_id=str(i), sharpness=frame) for i, frame in enumerate(frames)]
+    assert [panel.level for panel in sharpness_curves(runs).panels] == [None, None]
