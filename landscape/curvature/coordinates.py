@@ -128,7 +128,11 @@ def _balanced(model: nn.Module, named: dict[str, nn.Parameter]) -> Coordinates:
     layers: list[tuple[str, Any, str]] = []
     for name, layer in model.named_modules():
         if _is_adapted(layer):
-            adapter = str(layer.active_adapters[0])  # type: ignore[index]
+            adapter, *others = map(str, layer.active_adapters)  # type: ignore[union-attr]
+            if others:
+                raise UsageError(
+                    f"balance: {name} has the active adapters {adapter}, {', '.join(others)}; allowed: one"
+                )
             check_balanceable(layer, adapter, name=name)
             layers.append((name, layer, adapter))
     if not layers:

@@ -25,7 +25,7 @@ from landscape.curvature.krylov import BREAKDOWN, Basis, SymmetricOperator, chec
 from landscape.curvature.operators import CurvatureOperator
 from landscape.curvature.trace import Estimate, random_signs
 from landscape.errors import UsageError
-from landscape.measurement import Batch
+from landscape.measurement import Batch, differentiating
 
 TAIL = 6.0
 """Standard deviations of the kernel beyond the outermost nodes that a default grid covers; 2e-9 of it lies outside."""
@@ -150,7 +150,8 @@ def spectral_density(
     _check_quadrature(num_steps, num_probes)
     given = _check_drawing(grid, num_points, bandwidth)
     operator = CurvatureOperator(model, batches, space=space, **operator_options)
-    quadrature = lanczos_quadrature(operator, num_steps, num_probes, seed, progress=progress)
+    with differentiating(operator.objective.model):
+        quadrature = lanczos_quadrature(operator, num_steps, num_probes, seed, progress=progress)
     width = default_bandwidth(quadrature, num_steps) if bandwidth is None else bandwidth
     points = covering_grid(quadrature, width, num_points) if given is None else given
     density, standard_error = quadrature.density(points, width)

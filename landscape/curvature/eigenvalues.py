@@ -17,7 +17,7 @@ from landscape.curvature.memory import Product, free_memory
 from landscape.curvature.operators import CurvatureOperator, Matrix
 from landscape.curvature.stability import PreconditionedOperator
 from landscape.errors import UsageError, unknown
-from landscape.measurement import Batch
+from landscape.measurement import Batch, differentiating
 
 Which = Literal["largest", "smallest"]
 _WHICH = ("largest", "smallest")
@@ -230,10 +230,11 @@ def _search(
             )
         matrix = PreconditionedOperator(operator, preconditioner)
     sign = 1.0 if which == "largest" else -1.0
-    pairs = lanczos(
-        matrix if sign > 0 else _Negated(matrix), k, tol=tol, max_matvecs=max_matvecs, seed=seed, start=start,
-        noise=noise, max_basis=max_basis or _fitting_basis(operator, k, max_matvecs),
-    )  # fmt: skip
+    with differentiating(operator.objective.model):
+        pairs = lanczos(
+            matrix if sign > 0 else _Negated(matrix), k, tol=tol, max_matvecs=max_matvecs, seed=seed, start=start,
+            noise=noise, max_basis=max_basis or _fitting_basis(operator, k, max_matvecs),
+        )  # fmt: skip
     return EigenResult(
         values=sign * pairs.values,
         residuals=pairs.relative_residuals,

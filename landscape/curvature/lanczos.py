@@ -106,8 +106,9 @@ def lanczos(
         complete = more.exhaustive or (known == k and more.settled and more.values[0] <= bound + tol * abs(bound))
         best = best.merged(more, k)
     accurate = search.converged(best.values, best.residuals)
+    residuals = np.maximum(best.residuals, search.rounding)
     return RitzPairs(
-        best.values, best.residuals, best.vectors, best.next_start, search.num_matvecs, converged=complete and accurate
+        best.values, residuals, best.vectors, best.next_start, search.num_matvecs, converged=complete and accurate
     )
 
 
@@ -166,6 +167,11 @@ class _Search:
     def left(self) -> int:
         """Products that the budget still allows."""
         return self._max_matvecs - self.num_matvecs
+
+    @property
+    def rounding(self) -> float:
+        """What a product can be off by: the least that a residual can certify."""
+        return self._eps * self._scale
 
     def random(self) -> Tensor:
         """A Gaussian vector (n,)."""

@@ -22,7 +22,7 @@ from landscape.curvature.krylov import SymmetricOperator
 from landscape.curvature.lanczos import lanczos
 from landscape.curvature.operators import CurvatureOperator
 from landscape.errors import UsageError, unknown
-from landscape.measurement import Batch
+from landscape.measurement import Batch, differentiating
 
 GROUPS = ("module", "block")
 """``module``: the tensors of one adapted module together, such as A and B; ``block``: a transformer block's."""
@@ -88,14 +88,12 @@ def layer_eigenvalues(
     layers = group_coordinates(operator.names, operator.sizes, group)
     blocks = [BlockOperator(operator, slices) for slices in layers.values()]
     bar = tqdm(blocks, desc="layers", unit="layer", disable=not progress, leave=False)
-    pairs = [lanczos(block, tol=tol, max_matvecs=max_matvecs, seed=seed) for block in bar]
-    values, residuals = (np.concatenate([getattr(pair, key) for pair in pairs]) for key in ("values", "residuals"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(residuals == 0, 0.0, residuals / np.abs(values))
+    with differentiating(operator.objective.model):
+        pairs = [lanczos(block, tol=tol, max_matvecs=max_matvecs, seed=seed) for block in bar]
     return LayerResult(
         names=tuple(layers),
-        values=values,
-        residuals=relative,
+        values=np.concatenate([pair.values for pair in pairs]),
+        residuals=np.concatenate([pair.relative_residuals for pair in pairs]),
         converged=np.array([pair.converged for pair in pairs]),
         num_matvecs=np.array([pair.num_matvecs for pair in pairs]),
         layer_parameters=np.array([block.size for block in blocks]),

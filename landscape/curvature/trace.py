@@ -29,7 +29,7 @@ from landscape.curvature.krylov import SymmetricOperator, finite_product
 from landscape.curvature.layers import check_group, group_coordinates
 from landscape.curvature.operators import CurvatureOperator
 from landscape.errors import UsageError, unknown
-from landscape.measurement import Batch
+from landscape.measurement import Batch, differentiating
 
 METHODS = ("hutchinson", "hutch++")
 
@@ -118,7 +118,8 @@ def trace(
     operator = CurvatureOperator(model, batches, space=space, **operator_options)
     groups = None if group is None else group_coordinates(operator.names, operator.sizes, group)
     estimator = hutchinson_trace if method == "hutchinson" else hutchpp_trace
-    estimate = estimator(operator, num_probes, seed, groups=groups, progress=progress)
+    with differentiating(operator.objective.model):
+        estimate = estimator(operator, num_probes, seed, groups=groups, progress=progress)
     return TraceResult(
         value=estimate.value,
         standard_error=estimate.standard_error,

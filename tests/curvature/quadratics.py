@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def quadratic_maximum(gradient: Tensor, hessian: Tensor, rho: float) -> float:
     """The maximum of gᵀu + ½uᵀHu over ‖u‖ ≤ ρ.
 
     At it (λI - H)u = g with λ ≥ max(0, λmax(H)), and λ > 0 only on the sphere, so λ is the root of the secular
-    equation ‖(λI - H)⁻¹g‖ = ρ (Conn, Gould and Toint, Trust-Region Methods, 2000, corollary 7.2.2). In the hard case it
+    equation ‖(λI - H)⁻¹g‖ = ρ (Conn, Gould and Toint, Trust-Region Methods, 2000, chapter 7). In the hard case it
     has none: λ = λmax, and u is filled up along the first eigenvector.
     """
     values, vectors = np.linalg.eigh(hessian.numpy())
@@ -90,5 +91,6 @@ def quadratic_maximum(gradient: Tensor, hessian: Tensor, rho: float) -> float:
         if values[-1] >= 0:
             u[-1] = np.sqrt(rho**2 - u[:-1] @ u[:-1])
     else:
-        u = solution(brentq(excess, least + 1e-13 * scale, least + 2 * scale, xtol=1e-15 * scale, rtol=1e-14))
+        root: Any = brentq(excess, least + 1e-13 * scale, least + 2 * scale)  # to 2e-12, absolutely
+        u = solution(root)
     return float(g @ u + u @ (values * u) / 2)

@@ -77,7 +77,7 @@ def test_the_result_says_what_it_is(case: Cases) -> None:
 
 def regauged(kind: str, R: Tensor) -> nn.Module:
     """The same function, every adapter of rank 2 in another gauge."""
-    model = in_double(lora_model(kind, rank=2, **SHAPES[kind]))
+    model: Any = in_double(lora_model(kind, torch.float64, rank=2, **SHAPES[kind]))
     with torch.no_grad():
         for layer in [module for module in model.modules() if hasattr(module, "lora_A")]:
             A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -195,7 +195,8 @@ def test_the_model_is_left_as_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_the_model_is_left_as_found_after_an_interrupt(name: str) -> None:
-    model, calls = tiny("causal").train(), []
+    model: Any = tiny("causal").train()
+    calls = []
 
     def interrupt(*_: Any) -> None:
         calls.append(1)
@@ -227,7 +228,7 @@ def test_the_callers_modes_do_not_matter(case: Cases, name: str, context: str) -
 
 
 def noisy() -> nn.Module:
-    model = tiny("causal")
+    model: Any = tiny("causal")
     head = model.get_base_model().lm_head
     head.register_forward_hook(lambda module, inputs, output: output + 1e-6 * torch.randn_like(output))
     return model
@@ -256,8 +257,8 @@ def test_models_that_cannot_be_measured(name: str, model: str) -> None:
     [("ball", "the loss depends on none of its 28 trainable"), ("average", "adapter is off or merged")],
 )
 def test_an_adapter_that_is_off(name: str, message: str) -> None:
-    model = tiny("causal")
-    with model.disable_adapter():  # type: ignore[operator]
+    model: Any = tiny("causal")
+    with model.disable_adapter():
         for parameter in (p for key, p in model.named_parameters() if "lora" in key):
             parameter.requires_grad_(True)
         with pytest.raises(UsageError, match=message):

@@ -131,8 +131,7 @@ def adapted(model: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["causal", "classification"])
 def test_a_models_balanced_sharpness_is_gauge_invariant(kind: str) -> None:
-    shape = {"hidden_size": 8, "intermediate_size": 12}
-    model, batches = in_double(lora_model(kind, rank=2, **shape)), ragged(kind)
+    model, batches = in_double(lora_model(kind, rank=2, hidden_size=8, intermediate_size=12)), ragged(kind)
     loss = current_loss(model, batches)
     plain, balanced = (
         top_eigenvalues(model, batches, tol=1e-6, balance=balance).values[0] for balance in (False, True)

@@ -191,6 +191,13 @@ def untrained() -> nn.Module:
     return in_double(get_peft_model(base_model("causal"), LoraConfig(r=2, target_modules=["q_proj"])))  # type: ignore[arg-type]
 
 
+def two_adapters() -> nn.Module:
+    model = adapted("causal", "lora")
+    model.add_adapter("second", ADAPTERS["lora"]())
+    model.base_model.set_adapter(["default", "second"])
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "merged without adapter": (lambda: base_model("causal"), {"space": "merged"}, "the model has none"),
     "merged embedding": (embedding_adapter, {"space": "merged"}, "embed_tokens is an adapted Embedding"),
@@ -198,6 +205,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "balanced without adapter": (lambda: base_model("causal"), {"balance": True}, "and the model has none"),
     "balanced dora": (lambda: adapted("causal", "dora"), {"balance": True}, "DoRA"),
     "balanced adalora": (lambda: adapted("causal", "adalora"), {"balance": True}, "AdaLoRA"),
+    "balanced with two adapters": (two_adapters, {"balance": True}, "has the active adapters default, second"),
     "balanced at initialization": (untrained, {"balance": True}, "q_proj: balance: BA has numerical rank 0"),
 }
 

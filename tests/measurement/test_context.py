@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape.curvature import CurvatureOperator, top_eigenvalues
+from landscape.curvature import CurvatureOperator, layer_eigenvalues, spectral_density, top_eigenvalues, trace
 from landscape.measurement import measuring
 from tests.curvature.conftest import SHAPES, ragged
 from tests.oracles import in_double
@@ -117,8 +117,16 @@ def test_buffers_that_the_model_rewrites_are_put_back() -> None:
 def test_the_callers_context_does_not_change_the_result(caller: Callable[[], Any]) -> None:
     model = in_double(lora_model("causal", rank=1, **SHAPES["causal"])).float()
     expected = CurvatureOperator(model, ragged("causal")) @ torch.ones(232)
+    questions: list[Callable[[], Any]] = [
+        lambda: top_eigenvalues(model, ragged("causal")).values[0],
+        lambda: trace(model, ragged("causal"), 4, method="hutch++").value,
+        lambda: spectral_density(model, ragged("causal"), 4, 1).quadrature.nodes[0, 0],
+        lambda: layer_eigenvalues(model, ragged("causal")).values[0],
+    ]
+    answers = [question() for question in questions]
     with caller():
         assert torch.equal(CurvatureOperator(model, ragged("causal")) @ torch.ones(232), expected)
+        assert [question() for question in questions] == answers
 
 
 def test_random_numbers_drawn_inside_are_not_missed_outside() -> None:
