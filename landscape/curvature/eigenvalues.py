@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from landscape.curvature.krylov import SymmetricOperator
 from landscape.curvature.lanczos import NOISE, lanczos
-from landscape.curvature.memory import Product, free_memory
+from landscape.curvature.memory import Product
 from landscape.curvature.operators import CurvatureOperator, Matrix
 from landscape.curvature.stability import PreconditionedOperator
 from landscape.errors import UsageError, unknown
-from landscape.measurement import Batch, differentiating
+from landscape.measurement import Batch, differentiating, free_bytes
 
 Which = Literal["largest", "smallest"]
 _WHICH = ("largest", "smallest")
@@ -264,10 +264,8 @@ def _fitting_basis(operator: CurvatureOperator, k: int, max_matvecs: int) -> int
         UsageError: not even the least that a search needs fits.
     """
     vector_bytes = operator.size * torch.finfo(operator.dtype).bits // 8
-    free = free_memory(operator.device)
+    free = free_bytes(operator.device)
     least = 2 * k + 8
-    if free is None:
-        return max(max_matvecs, least)
     total = least + 2 * k + 4
     if total * vector_bytes > free:
         raise UsageError(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from landscape.measurement import free_bytes
+
 Product = Literal["auto", "reuse", "rebuild", "finite_difference"]
 PRODUCTS = ("auto", "reuse", "rebuild", "finite_difference")
 
 DEFAULT_MEMORY_BYTES = 4 * 2**30
-"""What graphs may take by default on a CPU; on CUDA it is half of what is free."""
+"""What graphs may take by default, or half of what is free where that is less; on CUDA it is half of what is free."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +116,4 @@ def _saved_names(node_type: type) -> list[str]:
 
 def memory_budget(device: torch.device) -> int:
     """Bytes that graphs may take where the caller does not say."""
-    return DEFAULT_MEMORY_BYTES if device.type != "cuda" else torch.cuda.mem_get_info(device)[0] // 2
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be had on a device; None where the system does not tell (macOS)."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        return None
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):  # counts what caches would give back
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_bytes(device) // 2 if device.type == "cuda" else min(DEFAULT_MEMORY_BYTES, free_bytes(device) // 2)

@@ -39,7 +39,8 @@ class CurvatureOperator:
         space: ``adapter``, ``merged`` or ``balanced``, see `landscape.curvature.coordinates.SPACES`.
         balance: with ``adapter`` it means ``balanced``.
         product: ``reuse`` (keep every graph), ``rebuild``, ``finite_difference``, or ``auto``: what fits.
-        memory_bytes: the budget for graphs; default: 4 GiB on a CPU, half of what is free on CUDA.
+        memory_bytes: the budget for graphs; default: 4 GiB on a CPU (or half of what is
+            free where that is less), half of what is free on CUDA.
 
     Attributes:
         size: n; vectors are (n,).

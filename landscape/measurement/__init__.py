@@ -3,5 +3,15 @@
 from landscape.measurement.batches import Batch, Counted, count_batches, slice_batch
 from landscape.measurement.context import differentiating, measuring
 from landscape.measurement.errors import NonFiniteLossError
+from landscape.measurement.memory import free_bytes
 
-__all__ = ["Batch", "Counted", "NonFiniteLossError", "count_batches", "differentiating", "measuring", "slice_batch"]
+__all__ = [
+    "Batch",
+    "Counted",
+    "NonFiniteLossError",
+    "count_batches",
+    "differentiating",
+    "free_bytes",
+    "measuring",
+    "slice_batch",
+]

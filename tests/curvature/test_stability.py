@@ -219,3 +219,11 @@ def test_what_makes_no_preconditioner_is_refused(name: str) -> None:
 def test_moments_of_a_diverged_run(value: float) -> None:
     with pytest.raises(NonFiniteLossError, match="a: a second moment is NaN or infinite; the parameters have diverged"):
         adam({"a": torch.full((2,), value)})
+
+
+def test_a_learning_rate_of_zero_leaves_no_curvature() -> None:
+    """As in the first step of a warm-up."""
+    found = adam_preconditioner({"a": torch.ones(8)}, ["a"], step=1, learning_rate=0.0)
+    pairs = lanczos(PreconditionedOperator(Dense(random_hessian()), found.scale))
+    assert pairs.values.tolist() == [0.0]
+    assert pairs.converged

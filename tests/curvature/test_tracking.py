@@ -126,10 +126,10 @@ def test_options_out_of_range(options: dict, message: str) -> None:  # type: ign
 
 
 def test_a_search_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("landscape.curvature.eigenvalues.free_memory", lambda device: 10_000)
+    monkeypatch.setattr("landscape.curvature.eigenvalues.free_bytes", lambda device: 10_000)
     with pytest.raises(UsageError, match="needs 16 vectors of 1,856 bytes, and 10,000 are free"):
         top_eigenvalues(tiny("causal"), ragged("causal"))
-    monkeypatch.setattr("landscape.curvature.eigenvalues.free_memory", lambda device: 50_000)
+    monkeypatch.setattr("landscape.curvature.eigenvalues.free_bytes", lambda device: 50_000)
     result = top_eigenvalues(tiny("causal"), ragged("causal"), tol=1e-6)
     assert result.values[0] == pytest.approx(
         float(top_eigenvalues(tiny("causal"), ragged("causal"), tol=1e-6).values[0])
