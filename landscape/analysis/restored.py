@@ -22,11 +22,13 @@ class RestoredRun:
     Args:
         model: with the method's adapter attached and the right parameters trainable.
         snapshots: of the trainable parameters.
+        batch_size: of evaluations in training.
     """
 
     model: nn.Module
     data: TaskData
     snapshots: SnapshotReader
+    batch_size: int
 
     def load(self, step: int) -> None:
         """Give the trainable parameters the values that they had after ``step`` optimizer steps.
@@ -41,6 +43,16 @@ class RestoredRun:
                 f"the snapshot of step {step} lacks {len(missing)} trainable tensors, such as {missing[0]}"
             )
         _copy(captured, trainable, f"the snapshot of step {step}")
+
+    def probe(self, num_examples: int | None = None, batch_size: int | None = None) -> list[dict[str, Tensor]]:
+        """Batches of the probe split: of its first ``num_examples``, default all of them.
+
+        Args:
+            batch_size: default: the config's ``per_device_eval_batch_size``.
+        """
+        split = self.data.probe
+        indices = range(min(num_examples or len(split), len(split)))
+        return list(split.batches(batch_size or self.batch_size, indices))
 
 
 def restore(run: Run, step: int, *, device: str | None = None) -> tuple[nn.Module, TaskData]:
@@ -84,7 +96,7 @@ def open_run(run: Run, *, device: str | None = None) -> RestoredRun:
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     _copy(snapshots.base_tensors(), tensors, "the stored base model")
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return RestoredRun(model, data, snapshots)
+    return RestoredRun(model, data, snapshots, config.per_device_eval_batch_size)
 
 
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor], what: str) -> None:

@@ -1,43 +1,31 @@
-"""Sharpness along a run: the largest Hessian eigenvalues at captured steps, kept in the run's folder."""
+"""Sharpness along a run: the largest eigenvalues of the loss's Hessian at captured steps."""
 
 from __future__ import annotations
 
 import math
-import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from landscape.analysis.restored import RestoredRun, check_steps, open_run
-from landscape.analysis.tables import read_rows, write_table
-from landscape.errors import StoreError, UsageError
+from landscape.analysis.checks import check_counts, check_tolerance
+from landscape.analysis.cost import search_work
+from landscape.analysis.series import Question, Row, Subject, ask, shared
+from landscape.analysis.variants import Variant
+from landscape.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
-    from torch import Tensor
 
     from landscape.store import Run
 
 SHARPNESS_FILE = "sharpness.parquet"
-SPLIT = "probe"
-COLUMNS = (
-    *("step", "index", "value", "residual", "num_matvecs", "converged", "space", "split", "num_examples", "num_labels"),
-    *("loss", "seconds", "tol", "seed", "max_matvecs", "max_examples", "num_parameters", "snapshot"),
-)
+WHICH = ("largest", "smallest")
 
-
-@dataclass(frozen=True)
-class _Settings:
-    """What decides a row's value (beyond its tolerance); the file holds one combination a space."""
-
-    space: str
-    split: str
-    max_examples: int
-    tol: float
-    seed: int
+TYPES = {
+    "index": "int64", "value": "float64", "residual": "float64", "converged": "bool", "threshold": "float64",
+    "threshold_ratio": "float64", "which": "string", "cold": "bool", "product": "string", "tol": "float64",
+    "max_matvecs": "int64",
+}  # fmt: skip
+_ADDED = {"threshold": None, "threshold_ratio": None, "which": "largest", "cold": None, "product": None}
 
 
 def analyze_sharpness(
@@ -52,165 +40,145 @@ def analyze_sharpness(
     seed: int = 0,
     num_examples: int | None = None,
     batch_size: int | None = None,
+    which: str = "largest",
+    matrix: str = "hessian",
+    backend: str = "landscape",
     device: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """The k largest Hessian eigenvalues of the probe loss at captured steps, kept in ``analysis/sharpness.parquet``.
 
-    Snapshots are taken in order, and each search starts from the eigenvectors of the one before. Every result is on
+    Snapshots are taken in order, and each search starts from the eigenvectors of the one before, but every tenth from a
+    random vector (`landscape.curvature.SharpnessTracker`). Every result is on
     disk, atomically, before the next search begins: an interrupted analysis goes on where it stopped. What was measured
     with the same settings on the same snapshot is not measured again, unless it did not converge and ``max_matvecs``
     has grown. The file holds one combination of settings a space; measuring with others replaces the rows of the space.
+    Another matrix, backend or end of the spectrum has a file of its own, such as ``sharpness-ggn.parquet``.
 
     Args:
         run: a run with snapshots; it may still be training.
         steps: captured steps; default: all.
         every: of those, only multiples of so many.
         k: how many eigenvalues.
-        space: coordinates of the Hessian, as `landscape.curvature.top_eigenvalues`.
+        space: ``adapter``, ``merged`` or ``balanced`` as in `landscape.curvature.top_eigenvalues`, or
+            ``preconditioned``: D^½ H D^½ in adapter coordinates with Adam's diagonal D at that step, for runs that
+            captured ``moments``; step 0 has none.
         tol: relative residual at which an eigenvalue counts as found.
         max_matvecs: most Hessian-vector products a step.
         seed: of the random vectors.
         num_examples: only the first so many examples of the probe split.
         batch_size: examples a forward pass; default: the config's ``per_device_eval_batch_size``. Results do not depend
             on it.
+        which: ``largest``, or ``smallest``: the most negative curvature, with index 0 for the smallest.
+        matrix: ``hessian`` or ``ggn``, the generalized Gauss-Newton matrix.
+        backend: ``landscape``, or ``pyhessian`` as a cross-check: it finds the eigenvalues of largest magnitude, in
+            the adapter space only.
         device: default: CUDA where there is one.
         progress: show a progress bar.
 
     Returns:
         One row per (step, index): step, index (0 is the largest), value, residual (relative), num_matvecs, converged,
-        space, split, num_examples, num_labels, loss (nats a counted label), seconds, tol, seed, max_matvecs,
-        max_examples, num_parameters, and snapshot, the CRC-32 of the parameters. Where the parameters had diverged,
-        value, residual and loss are NaN.
+        space, matrix, backend, which, cold (the search began from a random vector), product (how matrix-vector products
+        were made), split, num_examples, num_labels, loss (nats a counted label), seconds, tol, seed, max_matvecs,
+        max_examples, num_parameters, snapshot (CRC-32 of what was read), and in the preconditioned space threshold
+        (`landscape.curvature.stability.stability_threshold`) and threshold_ratio = value ÷ threshold: 1 at the edge of
+        stability. Where the parameters had diverged, or the space is not defined, value, residual and loss are NaN and
+        ``reason`` says why.
 
     Raises:
         UsageError: an argument out of range, or the model or data cannot be found.
-        StoreError: no such snapshot, snapshots that do not fit the model, changed model or data, or a damaged file.
+        StoreError: no such snapshot, moments that were not captured, snapshots that do not fit the model, changed model
+            or data, or a damaged file.
     """
-    _check_arguments(space, k, tol, max_matvecs, every, num_examples, batch_size)
-    config, snapshots = run.config, run.snapshots()
-    chosen = check_steps(run, snapshots.steps.tolist() if steps is None else steps)
-    chosen = [step for step in chosen if every is None or step % every == 0]
-    if not chosen:
-        raise StoreError(f"run {run.id}: no snapshot{f' at a multiple of {every} steps' if every else ''} to measure")
-    settings = _Settings(space, SPLIT, num_examples or config.probe_examples, tol, seed)
-    path = run.analysis_dir / SHARPNESS_FILE
-    known = read_rows(path, COLUMNS)
-    checksums = {step: _checksum(snapshots.tensors(step)) for step in chosen}
-    missing = [step for step in chosen if not _is_known(known, step, checksums[step], settings, k, max_matvecs)]
-    if missing:
-        restored = open_run(run, device=device)
-        probe = restored.data.probe
-        indices = range(min(num_examples or len(probe), len(probe)))
-        batches = list(probe.batches(batch_size or config.per_device_eval_batch_size, indices))
-        options = {"k": k, "space": space, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
-        for step, rows in _measured(restored, missing, batches, options, progress):
-            origin = {**asdict(settings), "max_matvecs": max_matvecs, "snapshot": checksums[step]}
-            _write_rows(path, [{**row, **origin} for row in rows], settings)
-    return _table(
-        [row for row in read_rows(path, COLUMNS) if row["step"] in chosen and row["index"] < k and _fits(row, settings)]
-    )
+    question = sharpness_question(
+        k=k, space=space, tol=tol, max_matvecs=max_matvecs, seed=seed, num_examples=num_examples, which=which,
+        matrix=matrix, backend=backend,
+    )  # fmt: skip
+    return ask(run, question, steps, every=every, batch_size=batch_size, device=device, progress=progress)
 
 
-def _check_arguments(
-    space: str,
-    k: int,
-    tol: float,
-    max_matvecs: int,
-    every: int | None,
-    num_examples: int | None,
-    batch_size: int | None,
-) -> None:
-    """Before a model is loaded; what depends on it (k against its size) is checked by the search."""
-    from landscape.curvature import check_space
+def sharpness_question(
+    *,
+    k: int = 1,
+    space: str = "adapter",
+    tol: float = 1e-3,
+    max_matvecs: int = 200,
+    seed: int = 0,
+    num_examples: int | None = None,
+    which: str = "largest",
+    matrix: str = "hessian",
+    backend: str = "landscape",
+) -> Question:
+    """What `analyze_sharpness` asks of every snapshot.
 
-    check_space(space)
-    for name, value in (("k", k), ("every", every), ("num_examples", num_examples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name}: {value}; allowed: at least 1")
-    if not 0 < tol < 1:
-        raise UsageError(f"tol: {tol}; allowed: greater than 0 and less than 1")
+    Raises:
+        UsageError: an argument out of range; k against the number of parameters is checked by the search.
+    """
+    variant = Variant(space, matrix, backend)
+    variant.check("sharpness")
+    check_counts(k=k, num_examples=num_examples)
+    check_tolerance(tol)
     if max_matvecs < k:
         raise UsageError(f"max_matvecs: {max_matvecs}; allowed: at least k = {k}")
+    if which not in WHICH:
+        raise unknown("which", which, WHICH)
+    if backend == "pyhessian" and which != "largest":
+        raise UsageError(f"which: {which!r} with backend='pyhessian'; allowed: largest")
+    options = {"k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed}
 
+    def begin(subject: Subject) -> Callable[[int], list[Row]]:
+        search = _pyhessian(subject, options) if backend == "pyhessian" else _search(subject, options, which)
+        threshold = subject.threshold if which == "largest" else None
+        return lambda step: _rows(search(step), max_matvecs, threshold)
 
-def _is_known(
-    rows: list[dict[str, Any]], step: int, snapshot: str, settings: _Settings, k: int, max_matvecs: int
-) -> bool:
-    """Whether the k eigenvalues of this snapshot are there: converged, or not to be had with this budget."""
-    mine = [row for row in rows if row["step"] == step and row["index"] < k and _fits(row, settings)]
-    return len(mine) == k and all(
-        row["snapshot"] == snapshot
-        and (row["converged"] or math.isnan(row["loss"]) or row["max_matvecs"] >= max_matvecs)
-        for row in mine
+    unmeasured = {"value": math.nan, "residual": math.nan, "converged": False, "max_matvecs": max_matvecs}
+    return Question(
+        analysis="sharpness" if which == "largest" else "sharpness-smallest",
+        variant=variant,
+        work=search_work(k, tol, max_matvecs),
+        num_examples=num_examples,
+        settings={"tol": tol, "seed": seed, "which": which if backend == "landscape" else "magnitude"},
+        types=TYPES,
+        blank=[{"index": index, **unmeasured} for index in range(k)],
+        begin=begin,
+        headline=lambda rows: f"{rows[0]['value']:.4g}",
+        # Converged, or not to be had with this budget.
+        is_answer=lambda rows: len(rows) == k and all(r["converged"] or r["max_matvecs"] >= max_matvecs for r in rows),
+        wants=lambda row: row["index"] < k,
+        defaults=_ADDED,
     )
 
 
-def _fits(row: Mapping[str, Any], settings: _Settings) -> bool:
-    return all(row[key] == value for key, value in asdict(settings).items())
+def _search(subject: Subject, options: dict[str, Any], which: Any) -> Callable[[int], Any]:
+    """Eigenvalues at the snapshot that the model is at, each search started from the one before."""
+    from landscape.curvature import SharpnessTracker
+
+    tracker = SharpnessTracker(subject.model, subject.batches, which=which, **subject.options, **options)
+    return lambda step: tracker.measure(preconditioner=subject.preconditioner(step))
 
 
-def _measured(
-    restored: RestoredRun, steps: list[int], batches: list[Any], options: dict[str, Any], progress: bool
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Rows of each step as they are measured, each search started from the one before."""
-    from tqdm import tqdm
+def _pyhessian(subject: Subject, options: dict[str, Any]) -> Callable[[int], Any]:
+    from landscape.curvature.pyhessian_backend import pyhessian_top_eigenvalues
 
-    from landscape.curvature import top_eigenvalues
-    from landscape.loss import count_labels
-    from landscape.measurement import NonFiniteLossError
+    return lambda step: pyhessian_top_eigenvalues(subject.model, subject.batches, **options)
 
-    probe = restored.data.probe
-    counts = [count_labels(batch["labels"], probe.kind) for batch in batches]
-    sizes = {
-        "num_examples": sum(int((count > 0).sum()) for count in counts),
-        "num_labels": sum(int(count.sum()) for count in counts),
-        "num_parameters": sum(p.numel() for p in restored.model.parameters() if p.requires_grad),
+
+def _rows(result: Any, max_matvecs: int, threshold: float | None) -> list[Row]:
+    whole = {
+        **{key: getattr(result, key) for key in ("num_matvecs", "cold", "product")},
+        "converged": bool(result.converged),
+        "max_matvecs": max_matvecs,
     }
-    bar = tqdm(steps, desc="sharpness", disable=not progress)
-    start = None
-    for step in bar:
-        began = time.perf_counter()
-        restored.load(step)
-        try:
-            result = top_eigenvalues(restored.model, batches, start=start, **options)
-        except NonFiniteLossError:
-            values = residuals = [math.nan] * options["k"]
-            measured: dict[str, Any] = {"num_matvecs": 0, "converged": False, "loss": math.nan}
-        else:
-            start = result.next_start
-            values, residuals = result.values.tolist(), result.residuals.tolist()
-            measured = {"num_matvecs": result.num_matvecs, "converged": result.converged, "loss": result.loss}
-        bar.set_postfix_str(f"step {step}: {values[0]:.4g}", refresh=False)
-        seconds = time.perf_counter() - began
-        shared = {"step": step, **measured, **sizes, "seconds": seconds}
-        pairs = enumerate(zip(values, residuals, strict=True))
-        yield step, [{**shared, "index": i, "value": value, "residual": residual} for i, (value, residual) in pairs]
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]], settings: _Settings) -> None:
-    """Add rows to what the file holds by now; of their space, steps measured anew and other settings go."""
-    steps = {row["step"] for row in rows}
-    kept = [
-        row
-        for row in read_rows(path, COLUMNS)
-        if row["space"] != settings.space or (_fits(row, settings) and row["step"] not in steps)
+    pairs = enumerate(zip(result.values.tolist(), result.residuals.tolist(), strict=True))
+    return [
+        {
+            "index": index,
+            "value": value,
+            "residual": residual,
+            **shared(result),
+            **whole,
+            "threshold": threshold,
+            "threshold_ratio": None if threshold is None else value / threshold,
+        }
+        for index, (value, residual) in pairs
     ]
-    write_table(path, _table([*kept, *rows]))
-
-
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    ordered = sorted(rows, key=lambda row: (row["space"], row["step"], row["index"]))
-    return pd.DataFrame(ordered, columns=list(COLUMNS))
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of the parameters' bytes, in hex."""
-    import torch
-
-    checksum = 0
-    for tensor in tensors.values():
-        checksum = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
-    return f"{checksum:08x}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,23 @@ from landscape.store.atomic import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+Row = dict[str, Any]
+
+FLOATS = "floats"
+"""A column that holds an array in every row; the other types are Arrow's names."""
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(path: Path, columns: Iterable[str], optional: Sequence[str] = ()) -> list[Row]:
     """The rows of a table as dicts; none where there is no table yet.
 
+    Args:
+        columns: that the rows have.
+        optional: of these, columns that an older table may lack; they are None then.
+
     Raises:
-        StoreError: the file is damaged, or has not all of these columns.
+        StoreError: the file is damaged, or has not all of the columns that are not optional.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,9 +39,24 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"{path} is damaged ({reason}); delete it to measure again") from error
-    if absent := [name for name in columns if name not in table.column_names]:
-        raise StoreError(f"{path} has no column {absent[0]!r}; delete it to measure again")
-    return table.to_pylist()
+    absent = [name for name in columns if name not in table.column_names]
+    if required := [name for name in absent if name not in optional]:
+        raise StoreError(f"{path} has no column {required[0]!r}; delete it to measure again")
+    return [{**dict.fromkeys(absent), **row} for row in table.to_pylist()]
+
+
+def write_rows(path: Path, rows: Iterable[Row], types: Mapping[str, str]) -> None:
+    """Replace the table atomically by these rows.
+
+    Raises:
+        StoreError: the disk is full or refuses; the old table is then still there.
+    """
+    _write(path, _arrow(rows, types))
+
+
+def to_frame(rows: Iterable[Row], types: Mapping[str, str]) -> pd.DataFrame:
+    """The rows as `pandas.read_parquet` would give them back."""
+    return _arrow(rows, types).to_pandas()
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -41,6 +66,20 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         StoreError: the disk is full or refuses; the old table is then still there.
     """
     import pyarrow as pa
+
+    # Not DataFrame.to_parquet, which turns NaN, a value that was measured, into null, one that was not.
+    _write(path, pa.table({name: pa.array(table[name].to_numpy(), from_pandas=False) for name in table}))
+
+
+def _arrow(rows: Iterable[Row], types: Mapping[str, str]) -> pa.Table:
+    import pyarrow as pa
+
+    known = {FLOATS: pa.list_(pa.float64())}
+    fields = [(name, known.get(kind) or pa.type_for_alias(kind)) for name, kind in types.items()]
+    return pa.Table.from_pylist(list(rows), schema=pa.schema(fields))
+
+
+def _write(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     try:
@@ -48,6 +87,4 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     except OSError as error:
         raise StoreError(f"cannot create {path.parent}: {error.strerror}") from error
     with replacing(path) as temporary:
-        # Not DataFrame.to_parquet, which turns NaN, a value that was measured, into null, one that was not.
-        columns = {name: pa.array(table[name].to_numpy(), from_pandas=False) for name in table}
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(table, temporary)

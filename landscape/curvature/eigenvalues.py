@@ -47,7 +47,7 @@ class EigenResult:
     tol: float
     seed: int
     which: str
-    """``largest`` or ``smallest``."""
+    """``largest`` or ``smallest``; ``magnitude`` where PyHessian measured."""
     matrix: str
     """``hessian``, or ``ggn`` for its generalized Gauss-Newton part."""
     space: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from landscape.curvature.graphs import GRAPHS, Graph, NoSecondDerivativeError
 from landscape.curvature.memory import PRODUCTS, Plan, Product, graph_bytes_of, make_plan, memory_budget
 from landscape.curvature.objective import Objective
 from landscape.errors import UsageError, unknown
-from landscape.loss import ExampleLosses
 from landscape.measurement import Batch, NonFiniteLossError, differentiating, slice_batch
 
 Matrix = Literal["hessian", "ggn"]
@@ -53,8 +53,8 @@ class CurvatureOperator:
 
     Raises:
         UsageError: an unknown space, matrix or product, nothing trainable, unusable batches, a loss that differs
-            between two evaluations or does not depend on the coordinates, or, unless ``auto``, an operation without a
-            second derivative.
+            between two evaluations of an example or does not depend on the coordinates, or, unless ``auto``, an
+            operation without a second derivative.
         NonFiniteLossError: the loss is NaN or infinite.
     """
 
@@ -77,12 +77,12 @@ class CurvatureOperator:
         self.num_examples, self.num_labels = self.objective.num_examples, self.objective.num_labels
         self.num_matvecs = 0
         budget = memory_budget(self.device) if memory_bytes is None else memory_bytes
-        self.plan = self._plan(product, budget)
+        longest = max(self.objective.batches, key=_positions)
+        _check_repeatable(self.objective, slice_batch(longest, 0, 1))
+        self.plan = self._plan(product, longest, budget)
         self._batches = [part for batch in self.objective.batches for part in _split(batch, self.plan.rows)]
         self.num_batches = len(self._batches)
-        self._graphs: list[Graph | None] = []
-        self.retained_bytes = 0
-        self._take_up(check=True)
+        self._take_up()
 
     def refresh(self) -> None:
         """Take up the values that the parameters have now; the graphs of the old ones are dropped first.
@@ -92,7 +92,7 @@ class CurvatureOperator:
             NonFiniteLossError: the loss is NaN or infinite.
         """
         self.objective.coordinates.refresh()
-        self._take_up(check=False)
+        self._take_up()
 
     @property
     def num_retained(self) -> int:
@@ -131,13 +131,13 @@ class CurvatureOperator:
         (_, ahead), (_, behind) = (self.objective.value_and_gradient_at(sign * offset) for sign in (1, -1))
         return (ahead - behind) * (norm / (2 * float(offset.norm())))
 
-    def _plan(self, product: Product, budget: int) -> Plan:
+    def _plan(self, product: Product, longest: dict[str, Any], budget: int) -> Plan:
         """From the graph of one example of the longest batch, which is built and thrown away."""
         shapes = [(len(batch["labels"]), _positions(batch)) for batch in self.objective.batches]
         if product in ("reuse", "finite_difference"):
             return make_plan(product, 0, shapes, budget)
         try:
-            example_bytes = self._example_bytes(max(self.objective.batches, key=_positions))
+            example_bytes = self._graph_bytes(slice_batch(longest, 0, 1))
         except NoSecondDerivativeError:
             if product != "auto" or self.matrix != "hessian":
                 raise
@@ -147,36 +147,38 @@ class CurvatureOperator:
             return make_plan("rebuild", example_bytes, shapes, budget)
         return plan
 
-    def _example_bytes(self, batch: dict[str, Any]) -> int:
-        owned = {tensor.untyped_storage().data_ptr() for tensor in self.objective.model.parameters()}
+    def _graph_bytes(self, batch: dict[str, Any]) -> int:
         with self.objective.installed():
-            graph = GRAPHS[self.matrix](self.objective, slice_batch(batch, 0, 1))
-            held = graph_bytes_of(graph.outputs, owned)
+            graph = GRAPHS[self.matrix](self.objective, batch)
+            held = graph_bytes_of(graph.outputs, self._owned())
             # A missing second derivative may show only here.
-            graph.multiply(
-                self.objective, [torch.zeros_like(tensor) for tensor in self.objective.tensors], retain=False
-            )
+            zeros = [torch.zeros_like(tensor) for tensor in self.objective.tensors]
+            graph.multiply(self.objective, zeros, retain=False)
         return held
 
-    def _take_up(self, check: bool) -> None:
-        """Build the graphs that are to be kept, with the loss and its gradient; checked: every loss is taken twice."""
+    def _owned(self) -> set[int]:
+        return {tensor.untyped_storage().data_ptr() for tensor in self.objective.model.parameters()}
+
+    def _take_up(self) -> None:
+        """Build the graphs that are to be kept, with the loss and its gradient."""
         objective, loss = self.objective, 0.0
-        self._graphs, self.retained_bytes = [], 0
+        self._graphs: list[Graph | None] = []  # the old ones go first
+        self.retained_bytes = 0
         self.gradient = objective.zeros()
         used = [False] * len(objective.tensors)
-        owned = {tensor.untyped_storage().data_ptr() for tensor in objective.model.parameters()}
         with objective.installed():
             for position, batch in enumerate(self._batches):
-                first = _no_grad_losses(objective, batch) if check else None
                 graph = GRAPHS[self.matrix](objective, batch) if position < self.plan.retained else None
                 losses = graph.losses if graph else objective.losses(batch)
                 gradients = graph.gradients if graph else objective.gradients(losses)
-                _check_losses(losses, first, position, 64 * _rounding(objective.model))
-                loss += float(losses.nll.detach().double().sum())
+                total = float(losses.nll.detach().double().sum())
+                if not math.isfinite(total):
+                    raise NonFiniteLossError(f"batches[{position}]: the loss is {total}; the parameters have diverged")
+                loss += total
                 objective.add_flat(self.gradient, gradients)
                 used = [seen or gradient is not None for seen, gradient in zip(used, gradients, strict=True)]
                 self._graphs.append(graph)
-                self.retained_bytes += graph_bytes_of(graph.outputs, owned) if graph else 0
+                self.retained_bytes += graph_bytes_of(graph.outputs, self._owned()) if graph else 0
         if not any(used):
             raise UsageError(
                 f"model: the loss depends on none of its {len(used)} trainable tensors; is the adapter off or merged?"
@@ -202,25 +204,18 @@ def _split(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     return [batch] if count <= rows else [slice_batch(batch, first, first + rows) for first in range(0, count, rows)]
 
 
-def _no_grad_losses(objective: Objective, batch: dict[str, Any]) -> ExampleLosses:
-    with torch.no_grad():
-        return objective.losses(batch)
-
-
 def _rounding(model: nn.Module) -> float:
     """Of the coarsest floating-point type that the model computes with."""
     return max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
 
 
-def _check_losses(losses: ExampleLosses, first: ExampleLosses | None, position: int, tolerance: float) -> None:
-    nll = losses.nll.detach().double()
-    if not bool(torch.isfinite(nll).all()):
-        raise NonFiniteLossError(f"batches[{position}]: the loss is {float(nll.sum())}; the parameters have diverged")
-    if first is None:
-        return
-    difference = float((first.nll.double() - nll).abs().max())
-    if difference > min(tolerance, 1e-3) * max(1.0, float(nll.abs().max())):
+def _check_repeatable(objective: Objective, batch: dict[str, Any]) -> None:
+    """Evaluate one example twice: random numbers in evaluation mode would make every product another matrix's."""
+    with objective.installed(), torch.no_grad():
+        first, second = (objective.losses(batch).nll.double() for _ in range(2))
+    difference = float((first - second).abs().max())
+    if difference > min(64 * _rounding(objective.model), 1e-3) * max(1.0, float(second.abs().max())):
         raise UsageError(
-            f"batches[{position}]: two evaluations differ by {difference:.3g} nats in one example; "
+            f"model: two evaluations of one example differ by {difference:.3g} nats; "
             "remove what draws random numbers in evaluation mode"
         )

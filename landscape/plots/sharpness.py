@@ -131,9 +131,10 @@ def _notes(runs: Sequence[RunData], log_y: bool) -> list[str]:
         sizes = table[["split", "num_examples", "num_labels"]].drop_duplicates().to_numpy().tolist()
         shown = [f"{split} split, {examples} examples, {labels} labels" for split, examples, labels in sizes[:3]]
         notes.append(f"Measured on: {'; '.join(shown)}{' and others' if len(sizes) > 3 else ''}.")
-    failed = int((floats(table, "converged") == 0).sum()) if "converged" in table else 0
+    finite = np.isfinite(floats(table, "value"))
+    failed = int(((floats(table, "converged") == 0) & finite).sum()) if "converged" in table else 0
     if failed:
-        notes.append(f"{failed} of {len(table)} eigenvalues did not converge (open circles).")
+        notes.append(f"{failed} of {int(finite.sum())} eigenvalues did not converge (open circles).")
     below = int((floats(table, "value") <= 0).sum())
     if log_y and below:
         notes.append(f"{below} values at or below 0 cannot be drawn on the log axis.")

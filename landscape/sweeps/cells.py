@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -46,12 +47,52 @@ def prepare_cells(configs: list[dict[str, Any]], store: str) -> None:
         prepare_base_loss(RunConfig.parse(config), opened)
 
 
-def analyze_sharpness_cell(store: str, run_id: str, steps: list[int], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Top eigenvalues at these snapshots, stored with the run; the rows of its table."""
-    from landscape.analysis import analyze_sharpness
+def time_probe_cell(store: str, run_id: str, analysis: str, step: int, options: dict[str, Any]) -> dict[str, Any]:
+    """A `landscape.analysis.cost.ProbeCost` of this run, as plain values."""
+    from landscape.analysis.cost import time_probe
+    from landscape.analysis.questions import QUESTIONS
     from landscape.store import Store
 
-    return analyze_sharpness(Store.open(store).get(run_id), steps, **options).to_dict("records")
+    return dataclasses.asdict(time_probe(Store.open(store).get(run_id), QUESTIONS[analysis](**options), step))
+
+
+def analyze_sharpness_cell(
+    store: str, run_id: str, steps: list[int], options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """Top eigenvalues at these snapshots, stored with the run; the rows of its table."""
+    return _answers("sharpness", store, run_id, steps, {**options, "progress": progress})
+
+
+def analyze_trace_cell(
+    store: str, run_id: str, steps: list[int], options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """The trace at these snapshots, stored with the run; the rows of its table."""
+    return _answers("trace", store, run_id, steps, {**options, "progress": progress})
+
+
+def analyze_density_cell(
+    store: str, run_id: str, steps: list[int], options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """Spectral densities at these snapshots, stored with the run; the rows of its table, without the arrays."""
+    from landscape.analysis.density import ARRAYS
+
+    rows = _answers("density", store, run_id, steps, {**options, "progress": progress})
+    return [{key: value for key, value in row.items() if key not in ARRAYS} for row in rows]
+
+
+def analyze_layers_cell(
+    store: str, run_id: str, steps: list[int], options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """Top eigenvalues of every layer at these snapshots, stored with the run; the rows of its table."""
+    return _answers("layers", store, run_id, steps, {**options, "progress": progress})
+
+
+def _answers(name: str, store: str, run_id: str, steps: list[int], options: dict[str, Any]) -> list[dict[str, Any]]:
+    from landscape import analysis
+    from landscape.store import Store
+
+    analyze = getattr(analysis, f"analyze_{name}")
+    return analyze(Store.open(store).get(run_id), steps, **options).to_dict("records")
 
 
 def analyze_gap_cell(store: str, run_id: str) -> list[dict[str, Any]]:

@@ -6,13 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-if TYPE_CHECKING:
-    from landscape.store import RunStatus
 
 _REFRESH_SECONDS = 1.0
 STATE_STYLES = {
@@ -45,6 +42,7 @@ class SweepDisplay:
         )
         self._task = self._progress.add_task("", total=None, rate="")
         self._title = ""
+        self._unit = "step"
         self._max_steps: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._steps_off = 0
@@ -62,9 +60,9 @@ class SweepDisplay:
     ) -> None:
         self._progress.stop()
 
-    def begin(self, title: str, max_steps: Mapping[str, int]) -> None:
-        """A stage starts with these jobs and their optimizer steps (0 where a job has none)."""
-        self._title = title
+    def begin(self, title: str, max_steps: Mapping[str, int], unit: str = "step") -> None:
+        """A stage starts with these jobs and how many steps, or other units, each takes (0: it counts none)."""
+        self._title, self._unit = title, unit
         self._max_steps = dict(max_steps)
         self._counts.clear()
         self._steps_off = 0
@@ -80,7 +78,7 @@ class SweepDisplay:
         self._steps_off += self._max_steps[key] or 1
         self._last_steps[key] = step
         number = f"[{sum(self._counts.values())}/{len(self._max_steps)}]"
-        steps = f"step {step}  " if self._max_steps[key] else ""
+        steps = f"{self._unit} {step}  " if self._max_steps[key] else ""
         style = STATE_STYLES.get(state, "")
         self.console.print(
             f"{number} {state:<11} {key}  {steps}{seconds:.1f} s", style=style, markup=False, highlight=False
@@ -89,15 +87,15 @@ class SweepDisplay:
             self.console.print(f"    {error.strip().splitlines()[-1]}", style=style, markup=False, highlight=False)
         self._progress.update(self._task, completed=self._steps_off, description=self._description())
 
-    def running(self, statuses: Mapping[str, RunStatus]) -> None:
+    def running(self, steps: Mapping[str, int]) -> None:
         """How far the jobs under way are: move the bar, and measure the rate over all workers."""
-        for key, status in statuses.items():
-            self._first_steps.setdefault(key, status.step)
-            self._last_steps[key] = status.step
+        for key, step in steps.items():
+            self._first_steps.setdefault(key, step)
+            self._last_steps[key] = step
         taken = sum(step - self._first_steps.get(key, 0) for key, step in self._last_steps.items())
         rate = taken / max(1e-9, time.monotonic() - self._began)
-        under_way = sum(min(status.step, self._max_steps[key]) for key, status in statuses.items())
-        self._progress.update(self._task, completed=self._steps_off + under_way, rate=f"{rate:.1f} steps/s")
+        under_way = sum(min(step, self._max_steps[key]) for key, step in steps.items())
+        self._progress.update(self._task, completed=self._steps_off + under_way, rate=f"{rate:.1f} {self._unit}s/s")
 
     def due(self) -> bool:
         """Whether it is time for another `running`; never where no bar is drawn."""

@@ -154,7 +154,7 @@ class _Execution:
                     if warnings := (event.result or {}).get("warnings"):
                         self.warnings[event.key] = warnings
                 elif self.display.due():
-                    self.display.running({key: self._runs[key].status for key in self._started})
+                    self.display.running({key: self._runs[key].status.step for key in self._started})
 
     def settle_interrupted(self) -> None:
         """Mark the runs that were under way and could not do so themselves; the others stay queued."""

@@ -255,7 +255,7 @@ REFUSED_MODELS: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] 
     "frozen": (lambda: base_model("causal").requires_grad_(False), UsageError, "no parameter requires a gradient"),
     "merged": (merged, UsageError, "depends on none of its 28 trainable tensors"),
     "diverged": (diverged, NonFiniteLossError, "the loss is nan"),
-    "random": (lambda: wrap_head(tiny("causal"), noisy), UsageError, "two evaluations differ by"),
+    "random": (lambda: wrap_head(tiny("causal"), noisy), UsageError, "two evaluations of one example differ by"),
     "severed": (severed, UsageError, "the gradient of lm_head.weight cannot be differentiated again"),
     "flash": (lambda: with_attention(flash_only), UsageError, "no second derivative.*attn_implementation='eager'"),
     "no config": (lambda: nn.Linear(2, 2), ValueError, "has no .config"),

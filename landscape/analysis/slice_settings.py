@@ -1,0 +1,138 @@
+"""What is asked of a slice: checked before anything is loaded, and the slice's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from landscape.analysis.checks import check_counts
+from landscape.errors import UsageError, unknown
+
+DIRECTIONS = ("random", "update", "gradient", "top", "pca", "line")
+"""``random``; ``update``: the step from the snapshot before; ``gradient``: of the loss, of length 1; ``top``: unit
+eigenvectors of the largest eigenvalues; ``pca``: principal components of the run's snapshots up to this one; ``line``:
+through two snapshots, or the plane through three. A second axis beside ``update`` and ``gradient`` is random, of the
+first one's length."""
+
+THROUGH_SNAPSHOTS = ("pca", "line")
+"""Planes that snapshots lie on: drawn as they are, over the extent of the snapshots."""
+
+DEFAULT_RADIUS = 1.0
+DEFAULT_PATH = 32
+_TOLERANCE_RANGE = "greater than 0 and less than 1"
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """What decides the values of a slice at a snapshot.
+
+    Attributes:
+        dims: 1 or 2.
+        points: an axis.
+        radius: the axes go from -radius to radius; default: 1, and with ``pca`` and ``line`` as far as the snapshots.
+        normalization: one of `landscape.slices.NORMALIZATIONS`; default: ``filter`` for random directions, ``none`` for
+            others.
+        space: one of `landscape.slices.SPACES`.
+        directions: one of `DIRECTIONS`; default: ``random``, or ``pca`` where a path is asked for.
+        draws: how many pairs (1D: single ones) of random directions.
+        seed: of what is random.
+        num_examples: only the first so many of the probe split; default: all.
+        tolerance: fill the grid adaptively: largest error of what is interpolated, as a share of the range of the
+            losses; default: measure every point.
+        path: project so many of the run's snapshots, evenly spaced up to this one, on the plane of the first draw;
+            default: 32 with ``pca``, none with others.
+        delta: rise of the loss, in nats, at which widths are measured.
+    """
+
+    dims: int = 2
+    points: int = 21
+    radius: float | None = None
+    normalization: str | None = None
+    space: str = "adapter"
+    directions: str | None = None
+    draws: int = 1
+    seed: int = 0
+    num_examples: int | None = None
+    tolerance: float | None = None
+    path: int | None = None
+    delta: float = 0.1
+
+    def checked(self) -> SliceSettings:
+        """With every default in place but the radius that snapshots decide.
+
+        Raises:
+            UsageError: a value out of range or a name that is not known (nearest match), or two that exclude each
+                other.
+        """
+        from landscape.slices import NORMALIZATIONS, SPACES
+
+        directions = self.directions or ("pca" if self.path else "random")
+        full = replace(
+            self,
+            directions=directions,
+            normalization=self.normalization or ("filter" if directions == "random" else "none"),
+            radius=self.radius if self.radius is not None or directions in THROUGH_SNAPSHOTS else DEFAULT_RADIUS,
+            path=self.path if self.path is not None else (DEFAULT_PATH if directions == "pca" else 0),
+        )
+        names = {"directions": DIRECTIONS, "normalization": NORMALIZATIONS, "space": SPACES}
+        for key, allowed in names.items():
+            if getattr(full, key) not in allowed:
+                raise unknown(key, getattr(full, key), allowed)
+        full._check_numbers()
+        full._check_combinations()
+        return full
+
+    def _check_numbers(self) -> None:
+        if self.dims not in (1, 2):
+            raise UsageError(f"dims: {self.dims}; allowed: 1, 2")
+        check_counts(draws=self.draws, num_examples=self.num_examples)
+        least = 3 if self.directions == "line" else 2
+        for name, value, low in (("points", self.points, least), ("seed", self.seed, 0), ("path", self.path or 0, 0)):
+            if value < low:
+                raise UsageError(f"{name}: {value}; allowed: at least {low}")
+        for name, value in (("radius", self.radius), ("delta", self.delta)):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name}: {value}; allowed: numbers greater than 0")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise UsageError(f"tolerance: {self.tolerance}; allowed: {_TOLERANCE_RANGE}")
+
+    def _check_combinations(self) -> None:
+        if self.space != "adapter" and (self.directions != "random" or self.path):
+            what = "path" if self.directions == "random" else "directions"
+            raise UsageError(f"{what}: vectors of the adapter; space {self.space!r} has random directions only")
+        if self.draws > 1 and self.directions != "random":
+            raise UsageError(f"draws: {self.draws} with directions={self.directions!r}; allowed: 1")
+        if self.directions in THROUGH_SNAPSHOTS and self.normalization != "none":
+            raise UsageError(
+                f"normalization: {self.normalization!r} with directions={self.directions!r}; allowed: none, since the "
+                "snapshots would no longer lie where they are drawn"
+            )
+        if self.directions == "pca" and self.path is not None and self.path <= self.dims:
+            raise UsageError(f"path: {self.path}; allowed with directions='pca': at least {self.dims + 1}")
+
+    @property
+    def num_anchors(self) -> int:
+        """Snapshots that one slice goes through: several with ``line``."""
+        return self.dims + 1 if self.directions == "line" else 1
+
+    @property
+    def num_points(self) -> tuple[int, int]:
+        """(fewest, most) points that one slice is measured at."""
+        grid = self.points**self.dims
+        # Adaptive filling ends at the earliest after a first grid, a round, and a test.
+        fewest = grid if self.tolerance is None else min(grid, 7**self.dims + 32 + 64)
+        return self.draws * fewest, self.draws * grid
+
+    def identity(self, **places: Any) -> str:
+        """Short hash of these settings and of where they are applied."""
+        described = json.dumps({**asdict(self), **places}, sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def settings_of(options: Mapping[str, Any]) -> SliceSettings:
+    """Checked settings from keyword arguments; `UsageError` as `SliceSettings.checked`."""
+    return SliceSettings(**options).checked()
