@@ -13,6 +13,16 @@ from landscape.plots.envelope import POINT_BUDGET, reduce
 from landscape.plots.evaluation import evaluation_curves, gap_curves, single_evaluation, train_and_eval_curves
 from landscape.plots.loss import loss_curves
 from landscape.plots.sharpness import sharpness_curves
+from landscape.plots.slices import (
+    LineSlice,
+    Measured,
+    PathData,
+    SurfaceData,
+    SurfaceSet,
+    line_slices,
+    surface_figure,
+    surface_table,
+)
 from landscape.plots.style import METHOD_STYLES, MethodStyle, method_style
 from landscape.plots.summary import (
     CellSummary,
@@ -27,9 +37,18 @@ from landscape.plots.summary import (
 if TYPE_CHECKING:
     from landscape.plots.matplotlib_renderer import to_matplotlib
     from landscape.plots.plotly_renderer import color_map, to_plotly
+    from landscape.plots.slices_matplotlib import surfaces_to_matplotlib
+    from landscape.plots.slices_plotly import surface_3d, surfaces_to_plotly
 
 # Whoever draws with one library does not wait for the other's import.
-_RENDERERS = {"to_matplotlib": "matplotlib_renderer", "to_plotly": "plotly_renderer", "color_map": "plotly_renderer"}
+_RENDERERS = {
+    "to_matplotlib": "matplotlib_renderer",
+    "to_plotly": "plotly_renderer",
+    "color_map": "plotly_renderer",
+    "surfaces_to_matplotlib": "slices_matplotlib",
+    "surfaces_to_plotly": "slices_plotly",
+    "surface_3d": "slices_plotly",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -47,10 +66,15 @@ __all__ = [
     "Curve",
     "CurveSet",
     "End",
+    "LineSlice",
+    "Measured",
     "MethodStyle",
     "Panel",
+    "PathData",
     "RunData",
     "RunSummary",
+    "SurfaceData",
+    "SurfaceSet",
     "Trace",
     "best_learning_rates",
     "color_map",
@@ -58,6 +82,7 @@ __all__ = [
     "gap_curves",
     "group",
     "learning_rate_curves",
+    "line_slices",
     "loss_curves",
     "method_style",
     "reduce",
@@ -65,6 +90,11 @@ __all__ = [
     "single_evaluation",
     "summarize",
     "summarize_cells",
+    "surface_3d",
+    "surface_figure",
+    "surface_table",
+    "surfaces_to_matplotlib",
+    "surfaces_to_plotly",
     "table",
     "to_matplotlib",
     "to_plotly",

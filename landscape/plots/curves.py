@@ -19,6 +19,9 @@ EndState = Literal["diverged", "failed", "interrupted"]
 INSET_BOX = (0.40, 0.50, 0.58, 0.46)
 """Left, bottom, width and height of an inset within its panel, as shares of the axes."""
 
+SPAN_LINES = 3
+"""Lines of text that the labels of neighboring spans take turns on."""
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -66,11 +69,23 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A shaded stretch of the x axis with a line at ``peak`` and ``text`` over it."""
+
+    start: float
+    peak: float
+    stop: float
+    text: str
+    color: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
     ``inset`` (low, high) repeats that stretch of the x axis in a small frame at the top right. ``x_ticks`` (value,
     text) replace the axis's own ticks. ``level`` (value, name) is a dashed horizontal line that the axis reaches.
+    ``spans`` lie beneath the curves.
     """
 
     title: str
@@ -84,6 +99,7 @@ class Panel:
     level: tuple[float, str] | None = None
     inset: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from landscape.plots.build import inset_range
-from landscape.plots.curves import INSET_BOX, Curve, CurveSet, Panel
+from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, Panel
 from landscape.plots.envelope import reduce
 from landscape.plots.style import DASHES, FRAME, GRID, INK, MUTED, readable, shade
 
@@ -188,10 +188,25 @@ def _draw_axes(ax: Axes, panel: Panel) -> None:
         _draw_beneath(ax, curve)
     for curve in panel.curves:
         _draw_line(ax, curve)
+    _draw_spans(ax, panel)
     if panel.y_range is not None:
         ax.set_ylim(*panel.y_range)
     for curve in panel.curves:
         _draw_ends(ax, curve, panel)
+
+
+def _draw_spans(ax: Axes, panel: Panel) -> None:
+    """Neighbors' labels are on different lines, so that they do not cover each other."""
+    for number, span in enumerate(panel.spans):
+        ax.axvspan(span.start, span.stop, color=span.color, alpha=0.14, linewidth=0, zorder=1.2)
+        ax.axvline(span.peak, color=span.color, linewidth=0.8, linestyle="dotted", zorder=1.4)
+        left, right = ax.get_xlim()
+        share = (span.peak - left) / (right - left)
+        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
+        ax.text(
+            span.peak, 0.985 - 0.055 * (number % SPAN_LINES), plain(span.text), transform=ax.get_xaxis_transform(),
+            ha=side, va="top", fontsize=6.8, color=readable(span.color), zorder=4,
+        )  # fmt: skip
 
 
 def _draw_beneath(ax: Axes, curve: Curve) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from landscape.plots.build import inset_range
-from landscape.plots.curves import INSET_BOX, Curve, CurveSet, FloatArray, Panel
+from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, FloatArray, Panel
 from landscape.plots.envelope import reduce
-from landscape.plots.style import FRAME, GRID, INK, MUTED, PAPER, dark_variant, shade, with_alpha
+from landscape.plots.style import FRAME, GRID, INK, MUTED, PAPER, dark_variant, readable, shade, with_alpha
 
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PANEL_HEIGHT = 260
@@ -156,12 +156,29 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
         height = float(np.log10(value)) if panel.log_y else value
         words = {"text": _escape(text), "showarrow": False, "font": {"color": INK, "size": 11}}
         plain["layout"]["annotations"].append({**at, **words, "y": height})
+    _add_spans(plain, panel, name)
     if not panel.curves:
         middle = {"x": (left + right) / 2, "y": (bottom + top) / 2, "xanchor": "center"}
         _annotate(plain, "no runs", **middle, color=MUTED, size=12)
         # Axes without a trace are not drawn.
         empty = {"type": "scatter", "x": [None], "y": [None], "showlegend": False, "hoverinfo": "skip"}
         plain["data"].append(empty | {"name": "end", "xaxis": f"x{name}", "yaxis": f"y{name}"})
+
+
+def _add_spans(plain: Plain, panel: Panel, name: str) -> None:
+    for number, span in enumerate(panel.spans):
+        tall = {"xref": f"x{name}", "yref": f"y{name} domain", "y0": 0, "y1": 1, "layer": "below"}
+        fill = {"fillcolor": with_alpha(span.color, 0.14), "line": {"width": 0}}
+        line = {"line": {"color": span.color, "width": 1, "dash": "dot"}}
+        plain["layout"]["shapes"] += [
+            {"type": "rect", "x0": span.start, "x1": span.stop, **tall, **fill},
+            {"type": "line", "x0": span.peak, "x1": span.peak, **tall, **line},
+        ]
+        # Annotations, unlike shapes, take the logarithm on a logarithmic axis.
+        x = float(np.log10(span.peak)) if panel.log_x else span.peak
+        place = {"xref": f"x{name}", "yref": f"y{name} domain", "xanchor": "center", "yanchor": "top"}
+        text = _escape(span.text)
+        _annotate(plain, text, x, 1 - 0.07 * (number % SPAN_LINES), color=readable(span.color), size=10.5, **place)
 
 
 def _range(bounds: tuple[float, float], log: bool) -> list[float]:
@@ -326,7 +343,7 @@ def _add_frame(plain: Plain, result: CurveSet, body: int, heading: bool) -> None
     )  # fmt: skip
 
 
-def _annotate(plain: Plain, text: str, x: float, y: float, *, color: str, size: int, **place: Any) -> None:
+def _annotate(plain: Plain, text: str, x: float, y: float, *, color: str, size: float, **place: Any) -> None:
     if text:
         place = {"xanchor": "left", "yanchor": "middle", "align": "left", "xref": "paper", "yref": "paper", **place}
         note = {"text": text, "x": x, "y": y, "showarrow": False, "font": {"color": color, "size": size}}
