@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "curvature": {"loss", "measurement"},
     "slices": {"loss", "measurement"},
     "episodes": set(),
+    "importers": set(),
     "store": {"config"},
     "hub": set(),
     "architecture": {"config", "hub", "loss", "models"},
@@ -33,7 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "methods": {"config", "loss"},
     "training": {"architecture", "config", "data", "loss", "methods", "models", "store"},
     "generalization": {"loss"},
-    "analysis": {"config", "curvature", "data", "generalization", "loss", "measurement", "methods", "models", "store"},
+    "analysis": {
+        *("config", "curvature", "data", "generalization", "loss", "measurement", "methods", "models", "slices", "store"),
+    },
     "sweeps": {"analysis", "config", "store", "training"},
     "plots": set(),
     "figures": {"config", "plots", "resources", "store"},

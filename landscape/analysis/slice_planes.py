@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from landscape.analysis.slice_settings import SliceSettings
+from landscape.analysis.slice_settings import DEFAULT_RADIUS, SliceSettings
 from landscape.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,14 +23,18 @@ Batches = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Placement:
-    """Directions and origin as `landscape.slices.loss_slice` takes them.
+    """Directions and axes as `landscape.slices.loss_slice` takes them.
 
     Attributes:
-        options: ``directions`` (none for random ones), ``origin`` and ``axes``.
+        axes: coordinates along each direction.
+        directions: none for random ones.
+        origin: none for where the model is.
         facts: what they are, for the file: JSON values.
     """
 
-    options: dict[str, Any] = field(default_factory=dict)
+    axes: tuple[np.ndarray, ...]
+    directions: list[Tensor] | None = None
+    origin: Tensor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,37 +52,48 @@ class Snapshots(Sequence["dict[str, Tensor]"]):
 
 
 def place(
-    restored: RestoredRun, batches: Batches, settings: SliceSettings, anchors: Sequence[int], path: Sequence[int]
+    restored: RestoredRun, batches: Batches, settings: SliceSettings, anchors: Sequence[int], trajectory: Sequence[int]
 ) -> Placement:
     """Where the slice lies, with the model at the last anchor.
 
     Args:
         anchors: steps that it goes through.
-        path: steps of the snapshots that ``pca`` is of.
+        trajectory: steps of the snapshots that ``pca`` is of.
 
     Raises:
         UsageError: directions that are not defined at this snapshot.
     """
-    makers = {"update": _update, "gradient": _gradient, "top": _top}
-    if settings.directions == "random":
-        return Placement()
-    if settings.directions == "pca":
-        return _principal(restored, settings, path)
-    if settings.directions == "line":
-        return _through(restored, settings, anchors)
-    return makers[settings.directions or ""](restored, batches, settings, anchors[-1])
+    match settings.directions:
+        case "pca":
+            return _principal(restored, settings, trajectory)
+        case "line":
+            return _through(restored, settings, anchors)
+        case "update":
+            return _update(restored, settings, anchors[-1])
+        case "gradient":
+            return _gradient(restored, batches, settings, anchors[-1])
+        case "top":
+            return _top(restored, batches, settings)
+    return Placement(_regular(settings))
 
 
-def _update(restored: RestoredRun, batches: Batches, settings: SliceSettings, step: int) -> Placement:
+def _regular(settings: SliceSettings, *default: float) -> tuple[np.ndarray, ...]:
+    """Axes to the radius that was asked for, or to each axis' own."""
+    from landscape.slices.grid import regular_axes
+
+    radius: Any = (settings.radius,) * settings.dims if settings.radius is not None else default
+    return regular_axes(settings.dims, settings.points, radius)
+
+
+def _update(restored: RestoredRun, settings: SliceSettings, step: int) -> Placement:
     from landscape.slices import update_direction
 
     before = [int(other) for other in restored.snapshots.steps if other < step]
     if not before:
         raise UsageError(f"directions: 'update' at step {step}, the first snapshot; there is none before it")
-    first = update_direction(
-        restored.model, restored.snapshots.tensors(before[-1]), restored.snapshots.tensors(step)
-    )
-    return _with_random(restored, first, settings, since=before[-1])
+    first = update_direction(restored.model, restored.snapshots.tensors(before[-1]), restored.snapshots.tensors(step))
+    directions = _with_random(restored, first, settings)
+    return Placement(_regular(settings), directions, facts={"since": before[-1]})
 
 
 def _gradient(restored: RestoredRun, batches: Batches, settings: SliceSettings, step: int) -> Placement:
@@ -87,65 +103,71 @@ def _gradient(restored: RestoredRun, batches: Batches, settings: SliceSettings, 
     norm = float(gradient.norm())
     if not 0 < norm < float("inf"):
         raise UsageError(f"directions: the gradient at step {step} has norm {norm}")
-    return _with_random(restored, gradient / norm, settings, gradient_norm=norm)
+    axes = _regular(settings, *(1 / norm,) * settings.dims)
+    return Placement(axes, _with_random(restored, gradient / norm, settings), facts={"gradient_norm": norm})
 
 
-def _top(restored: RestoredRun, batches: Batches, settings: SliceSettings, step: int) -> Placement:
+def _top(restored: RestoredRun, batches: Batches, settings: SliceSettings) -> Placement:
     from landscape.curvature import top_eigenvalues
 
     found = top_eigenvalues(restored.model, batches, k=settings.dims, seed=settings.seed, return_vectors=True)
     facts = {"eigenvalues": found.values.tolist(), "converged": bool(found.converged)}
     assert found.vectors is not None
-    return Placement({"directions": list(found.vectors)}, facts)
+    radii = (math.sqrt(2 / value) if value > 0 else DEFAULT_RADIUS for value in found.values.tolist())
+    return Placement(_regular(settings, *radii), list(found.vectors), facts=facts)
 
 
-def _with_random(restored: RestoredRun, first: Tensor, settings: SliceSettings, **facts: Any) -> Placement:
+def _with_random(restored: RestoredRun, first: Tensor, settings: SliceSettings) -> list[Tensor]:
     from landscape.slices import random_direction
 
-    directions = [first]
-    if settings.dims == 2:
-        second = random_direction(restored.model, "none", seed=settings.seed, axis=1)
-        directions.append(second * (first.norm() / second.norm()))
-    return Placement({"directions": directions}, facts)
+    if settings.dims == 1:
+        return [first]
+    second = random_direction(restored.model, "none", seed=settings.seed, axis=1)
+    return [first, second * (first.norm() / second.norm())]
 
 
-def _principal(restored: RestoredRun, settings: SliceSettings, path: Sequence[int]) -> Placement:
+def _principal(restored: RestoredRun, settings: SliceSettings, trajectory: Sequence[int]) -> Placement:
     from landscape.slices import principal_plane
 
-    snapshots = Snapshots(restored.snapshots, path)
+    snapshots = Snapshots(restored.snapshots, _finite(restored.snapshots, trajectory))
     plane = principal_plane(restored.model, snapshots, dims=settings.dims)
-    return _covering(restored, plane, snapshots, settings, 0.25)
+    assert plane.explained is not None
+    axes = _covering(restored, plane, snapshots, settings)
+    return Placement(axes, list(plane.directions), plane.origin, {"explained": plane.explained.tolist()})
 
 
 def _through(restored: RestoredRun, settings: SliceSettings, anchors: Sequence[int]) -> Placement:
+    import numpy as np
+
     from landscape.slices import line_through, plane_through
 
     snapshots = Snapshots(restored.snapshots, anchors)
-    through: Any = line_through if settings.dims == 1 else plane_through
-    plane = through(restored.model, *snapshots)
-    # A line ends at its snapshots, so that they are among its points: a barrier is measured against them.
-    return _covering(restored, plane, snapshots, settings, 0.0 if settings.dims == 1 else 0.25)
+    if settings.dims == 2:
+        plane = plane_through(restored.model, *snapshots)
+        axes = _covering(restored, plane, snapshots, settings)
+    else:
+        plane = line_through(restored.model, *snapshots)
+        # It ends at its snapshots, so that they are among its points: a barrier is measured against them.
+        axes = (np.linspace(0, 1, settings.points),) if settings.radius is None else _regular(settings)
+    return Placement(axes, list(plane.directions), plane.origin)
 
 
 def _covering(
-    restored: RestoredRun, plane: Plane, snapshots: Snapshots, settings: SliceSettings, margin: float
-) -> Placement:
+    restored: RestoredRun, plane: Plane, snapshots: Snapshots, settings: SliceSettings
+) -> tuple[np.ndarray, ...]:
     import numpy as np
 
     from landscape.slices import Coordinates, covering_axes
 
-    explained = {} if plane.explained is None else {"explained": plane.explained.tolist()}
-    options: dict[str, Any] = {"directions": list(plane.directions), "origin": plane.origin}
-    if settings.radius is None:
-        coordinates = Coordinates(restored.model)
-        places: np.ndarray = np.stack([plane.project(coordinates.vector(item, "snapshots"))[0] for item in snapshots])
-        options["axes"] = covering_axes(_exact(places), settings.points, margin)
-    return Placement(options, explained)
+    if settings.radius is not None:
+        return _regular(settings)
+    coordinates = Coordinates(restored.model)
+    places = [plane.project(coordinates.vector(item, "snapshots"))[0] for item in snapshots]
+    return covering_axes(np.stack(places), settings.points)
 
 
-def _exact(places: np.ndarray) -> np.ndarray:
-    """Coordinates of a line's own ends, 0 and 1, without what rounding adds."""
-    import numpy as np
+def _finite(reader: SnapshotReader, steps: Sequence[int]) -> list[int]:
+    """Those of the steps at which the parameters had not diverged."""
+    import torch
 
-    nearest = np.round(places)
-    return np.where(np.abs(places - nearest) < 1e-9, nearest, places)
+    return [step for step in steps if all(bool(torch.isfinite(t).all()) for t in reader.tensors(step).values())]

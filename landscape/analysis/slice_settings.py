@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ THROUGH_SNAPSHOTS = ("pca", "line")
 """Planes that snapshots lie on: drawn as they are, over the extent of the snapshots."""
 
 DEFAULT_RADIUS = 1.0
-DEFAULT_PATH = 32
+DEFAULT_TRAJECTORY = 32
 _TOLERANCE_RANGE = "greater than 0 and less than 1"
 
 
@@ -33,18 +32,20 @@ class SliceSettings:
     Attributes:
         dims: 1 or 2.
         points: an axis.
-        radius: the axes go from -radius to radius; default: 1, and with ``pca`` and ``line`` as far as the snapshots.
+        radius: the axes go from -radius to radius; default: 1 for random ones and the update, with ``gradient`` and
+            ``top`` (as they are) where a linear or quadratic loss would change by 1 nat, with ``pca`` and ``line`` as
+            far as the snapshots.
         normalization: one of `landscape.slices.NORMALIZATIONS`; default: ``filter`` for random directions, ``none`` for
             others.
         space: one of `landscape.slices.SPACES`.
-        directions: one of `DIRECTIONS`; default: ``random``, or ``pca`` where a path is asked for.
+        directions: one of `DIRECTIONS`; default: ``random``, or ``pca`` where a trajectory is asked for.
         draws: how many pairs (1D: single ones) of random directions.
         seed: of what is random.
         num_examples: only the first so many of the probe split; default: all.
         tolerance: fill the grid adaptively: largest error of what is interpolated, as a share of the range of the
             losses; default: measure every point.
-        path: project so many of the run's snapshots, evenly spaced up to this one, on the plane of the first draw;
-            default: 32 with ``pca``, none with others.
+        trajectory: project so many of the run's snapshots, evenly spaced up to this one, on the plane of the first
+            draw; default: 32 with ``pca``, none with others.
         delta: rise of the loss, in nats, at which widths are measured.
     """
 
@@ -58,11 +59,11 @@ class SliceSettings:
     seed: int = 0
     num_examples: int | None = None
     tolerance: float | None = None
-    path: int | None = None
+    trajectory: int | None = None
     delta: float = 0.1
 
     def checked(self) -> SliceSettings:
-        """With every default in place but the radius that snapshots decide.
+        """With every default in place but a radius that depends on what is measured.
 
         Raises:
             UsageError: a value out of range or a name that is not known (nearest match), or two that exclude each
@@ -70,13 +71,21 @@ class SliceSettings:
         """
         from landscape.slices import NORMALIZATIONS, SPACES
 
-        directions = self.directions or ("pca" if self.path else "random")
+        directions = self.directions or ("pca" if self.trajectory else "random")
+        normalization = self.normalization or ("filter" if directions == "random" else "none")
+        trajectory = self.trajectory
+        if trajectory is None:
+            trajectory = DEFAULT_TRAJECTORY if directions == "pca" else 0
+        radius = self.radius
+        if radius is None and (directions in ("random", "update") or normalization != "none"):
+            radius = DEFAULT_RADIUS
         full = replace(
             self,
             directions=directions,
-            normalization=self.normalization or ("filter" if directions == "random" else "none"),
-            radius=self.radius if self.radius is not None or directions in THROUGH_SNAPSHOTS else DEFAULT_RADIUS,
-            path=self.path if self.path is not None else (DEFAULT_PATH if directions == "pca" else 0),
+            normalization=normalization,
+            radius=None if radius is None else float(radius),
+            trajectory=trajectory,
+            delta=float(self.delta),
         )
         names = {"directions": DIRECTIONS, "normalization": NORMALIZATIONS, "space": SPACES}
         for key, allowed in names.items():
@@ -91,7 +100,11 @@ class SliceSettings:
             raise UsageError(f"dims: {self.dims}; allowed: 1, 2")
         check_counts(draws=self.draws, num_examples=self.num_examples)
         least = 3 if self.directions == "line" else 2
-        for name, value, low in (("points", self.points, least), ("seed", self.seed, 0), ("path", self.path or 0, 0)):
+        for name, value, low in (
+            ("points", self.points, least),
+            ("seed", self.seed, 0),
+            ("trajectory", self.trajectory or 0, 0),
+        ):
             if value < low:
                 raise UsageError(f"{name}: {value}; allowed: at least {low}")
         for name, value in (("radius", self.radius), ("delta", self.delta)):
@@ -101,8 +114,8 @@ class SliceSettings:
             raise UsageError(f"tolerance: {self.tolerance}; allowed: {_TOLERANCE_RANGE}")
 
     def _check_combinations(self) -> None:
-        if self.space != "adapter" and (self.directions != "random" or self.path):
-            what = "path" if self.directions == "random" else "directions"
+        if self.space != "adapter" and (self.directions != "random" or self.trajectory):
+            what = "trajectory" if self.directions == "random" else "directions"
             raise UsageError(f"{what}: vectors of the adapter; space {self.space!r} has random directions only")
         if self.draws > 1 and self.directions != "random":
             raise UsageError(f"draws: {self.draws} with directions={self.directions!r}; allowed: 1")
@@ -111,8 +124,8 @@ class SliceSettings:
                 f"normalization: {self.normalization!r} with directions={self.directions!r}; allowed: none, since the "
                 "snapshots would no longer lie where they are drawn"
             )
-        if self.directions == "pca" and self.path is not None and self.path <= self.dims:
-            raise UsageError(f"path: {self.path}; allowed with directions='pca': at least {self.dims + 1}")
+        if self.directions == "pca" and self.trajectory is not None and self.trajectory <= self.dims:
+            raise UsageError(f"trajectory: {self.trajectory}; allowed with directions='pca': at least {self.dims + 1}")
 
     @property
     def num_anchors(self) -> int:
@@ -131,8 +144,3 @@ class SliceSettings:
         """Short hash of these settings and of where they are applied."""
         described = json.dumps({**asdict(self), **places}, sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:12]
-
-
-def settings_of(options: Mapping[str, Any]) -> SliceSettings:
-    """Checked settings from keyword arguments; `UsageError` as `SliceSettings.checked`."""
-    return SliceSettings(**options).checked()

@@ -25,6 +25,9 @@ ALONG_RUNS = {
 """Analyses of snapshots; arguments: store, run_id, steps, options of `landscape.analysis.questions`, and progress."""
 SHARPNESS = ALONG_RUNS["sharpness"]
 GAP = "landscape.sweeps.cells:analyze_gap_cell"
+SLICE = "landscape.sweeps.cells:analyze_slice_cell"
+"""Slices; arguments: store, run_id, steps, options of `landscape.analysis.slice_settings`, and progress."""
+TIME_FORWARD = "landscape.sweeps.cells:time_forward_cell"
 _TIME_PROBE = "landscape.sweeps.cells:time_probe_cell"
 
 

@@ -101,3 +101,23 @@ def analyze_gap_cell(store: str, run_id: str) -> list[dict[str, Any]]:
     from landscape.store import Store
 
     return analyze_gap(Store.open(store).get(run_id)).to_dict("records")
+
+
+def analyze_slice_cell(
+    store: str, run_id: str, steps: list[int], options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """Slices at these snapshots, stored with the run; a row each, without the arrays."""
+    from landscape.analysis.slice_settings import SliceSettings
+    from landscape.analysis.slices import analyze_slice, summary
+    from landscape.store import Store
+
+    run = Store.open(store).get(run_id)
+    return [summary(item) for item in analyze_slice(run, SliceSettings(**options), steps, progress=progress)]
+
+
+def time_forward_cell(store: str, run_id: str, step: int, num_examples: int | None) -> float:
+    """Seconds of a forward pass over the probe of this run."""
+    from landscape.analysis.slice_cost import time_forward
+    from landscape.store import Store
+
+    return time_forward(Store.open(store).get(run_id), step, num_examples=num_examples)

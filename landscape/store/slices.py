@@ -1,0 +1,151 @@
+"""Slices of the loss as files of a run's ``analysis`` folder: plain arrays, and what they are as JSON."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape.errors import StoreError
+from landscape.store.atomic import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FLATNESS = ("width", "anisotropy", "nonconvexity")
+_TRAJECTORY_ARRAYS = ("steps", "coordinates", "distance", "loss", "standard_error", "surface_loss")
+
+
+@dataclass(frozen=True, eq=False)
+class SliceTrajectory:
+    """Where a run's snapshots lie on the plane of a slice; their loss is not the surface's."""
+
+    steps: np.ndarray
+    """(snapshots,) int64."""
+    coordinates: np.ndarray
+    """(snapshots, dims), in those of the slice; NaN where the parameters had diverged."""
+    distance: np.ndarray
+    """(snapshots,) Euclidean, from the plane."""
+    loss: np.ndarray
+    """(snapshots,) at the snapshots themselves."""
+    standard_error: np.ndarray
+    """(snapshots,) of ``loss``, over examples."""
+    surface_loss: np.ndarray
+    """(snapshots,) at their projections."""
+    explained_variance: float
+    """Share of the snapshots' squared distances from the origin that lies in the plane."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFile:
+    """A slice of a captured run as it is kept on disk."""
+
+    axes: tuple[np.ndarray, ...]
+    """Coordinates along each direction, (points,) each, ascending."""
+    loss: np.ndarray
+    """(draws, points) or (draws, points, points) float64, in nats a counted label; not finite where the loss is not,
+    and NaN where it is still to be measured."""
+    standard_error: np.ndarray
+    """Over examples, in the shape of ``loss``; NaN where the loss is interpolated."""
+    evaluated: np.ndarray
+    """Where ``loss`` was measured, bool in its shape; elsewhere it is interpolated."""
+    origin_loss: float
+    """At coordinate 0, by the model's own forward pass."""
+    trajectory: SliceTrajectory | None
+    flatness: Mapping[str, tuple[float, float, float]] | None
+    """By name (`FLATNESS`): value, standard error over draws, and number of draws."""
+    info: Mapping[str, Any]
+    """Run, steps, settings, and how it was measured; JSON values."""
+
+    @property
+    def dims(self) -> int:
+        """1 or 2."""
+        return len(self.axes)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over draws; (points,) or (points, points)."""
+        return self.loss.mean(axis=0)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation over draws; NaN of one."""
+        import numpy as np
+
+        if len(self.loss) < 2:
+            return np.full(self.loss.shape[1:], np.nan)
+        with np.errstate(invalid="ignore"):
+            return self.loss.std(axis=0, ddof=1)
+
+
+def slice_path(folder: Path, dims: int, identity: str, *, finished: bool = True) -> Path:
+    """Where a slice is kept; unfinished ones have names that `slice_files` leaves out."""
+    return folder / f"{'' if finished else 'partial-'}slice{dims}d-{identity}.npz"
+
+
+def slice_files(folder: Path, dims: int | None = None) -> list[Path]:
+    """The finished slices of a run's ``analysis`` folder, by name."""
+    return sorted(folder.glob(f"slice{dims or '[12]'}d-*.npz"))
+
+
+def write_slice(path: Path, item: SliceFile) -> None:
+    """Replace the file atomically.
+
+    Raises:
+        StoreError: the disk is full or refuses; the old file is then still there.
+    """
+    import numpy as np
+
+    arrays: dict[str, Any] = {f"axis{index}": axis for index, axis in enumerate(item.axes)}
+    arrays |= {name: getattr(item, name) for name in ("loss", "standard_error", "evaluated", "origin_loss")}
+    if item.trajectory is not None:
+        arrays |= {
+            f"trajectory_{name}": getattr(item.trajectory, name) for name in (*_TRAJECTORY_ARRAYS, "explained_variance")
+        }
+    if item.flatness is not None:
+        arrays["flatness"] = np.array([item.flatness[name] for name in FLATNESS], dtype=np.float64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, info=np.array(json.dumps(item.info, allow_nan=False)), **arrays)
+
+
+def read_slice(path: Path) -> SliceFile:
+    """What `write_slice` wrote; nothing in the file is ever unpickled.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            axes = tuple(arrays[f"axis{index}"] for index in range(2) if f"axis{index}" in arrays)
+            item = SliceFile(
+                axes=axes,
+                **{name: arrays[name] for name in ("loss", "standard_error", "evaluated")},
+                origin_loss=float(arrays["origin_loss"]),
+                trajectory=_read_trajectory(arrays) if "trajectory_steps" in arrays else None,
+                flatness=_read_flatness(arrays["flatness"]) if "flatness" in arrays else None,
+                info=json.loads(str(arrays["info"])),
+            )
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it to measure again") from error
+    shape = (*item.loss.shape[:1], *map(len, item.axes))
+    if not axes or any(array.shape != shape for array in (item.loss, item.standard_error, item.evaluated)):
+        raise StoreError(f"{path} is damaged (its arrays do not fit each other); delete it to measure again")
+    return item
+
+
+def _read_trajectory(arrays: Any) -> SliceTrajectory:
+    columns = {name: arrays[f"trajectory_{name}"] for name in _TRAJECTORY_ARRAYS}
+    return SliceTrajectory(**columns, explained_variance=float(arrays["trajectory_explained_variance"]))
+
+
+def _read_flatness(rows: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    return {name: (float(row[0]), float(row[1]), float(row[2])) for name, row in zip(FLATNESS, rows, strict=True)}
