@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"architecture", "config", "data", "loss", "methods", "models", "store"},
     "generalization": {"loss"},
     "analysis": {
-        *("config", "curvature", "data", "generalization", "loss", "measurement", "methods", "models", "slices", "store"),
+        *("config", "curvature", "data", "generalization", "loss"),
+        *("measurement", "methods", "models", "slices", "store"),
     },
     "sweeps": {"analysis", "config", "store", "training"},
     "plots": set(),

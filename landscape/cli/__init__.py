@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from landscape import __version__
-from landscape.cli import analysis, results, runs
+from landscape.cli import analysis, detect, results, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app.command()(runs.train)
 app.command()(runs.sweep)
 app.command()(runs.status)
 app.add_typer(analysis.app, name="analyze")
+app.command()(detect.detect)
 app.command()(results.figures)
 app.command()(results.report)
 app.command("export-adapter")(results.export_adapter)

@@ -93,7 +93,7 @@ def episode_curves(
         panels=panels,
         share_y="none",
         notes=join_notes(
-            "Shaded from onset to recovery, dotted at the peak. The line is smoothed for display only.",
+            "Shaded from onset to recovery, dotted at the peak. The line is smoothed for display, without bad batches.",
             f"Not shaded: {left_out} with p > {alpha:g}, or a bad batch." if left_out else "",
             *cut,
         ),
@@ -115,7 +115,8 @@ def _curve(one: MarkedCurve, label: str, smoothing: float) -> Curve | None:
     x, y = one.steps[finite], one.values[finite]
     if not len(x):
         return None
-    line_x, line_y = _averaged(x, y)
+    spikes = [e.peak for e in one.rebounds if e.kind == "spike"]
+    line_x, line_y = _averaged(x[~np.isin(x, spikes)], y[~np.isin(x, spikes)])
     span = float(x[-1] - x[0])
     beyond = one.steps[np.flatnonzero(finite)[-1] + 1 :][:1]
     return Curve(

@@ -131,7 +131,7 @@ def test_the_workload_whose_largest_magnitude_is_negative(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("shape", TOP)
 def test_the_workload_over_seeds(shape: tuple[int, int], seed: int) -> None:
     model, whole = workload()

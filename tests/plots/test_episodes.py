@@ -49,9 +49,10 @@ def test_what_is_shaded() -> None:
 
 
 def test_line_and_raw_trace() -> None:
-    curve = drawn().panels[0].curves[0]
+    y = np.where(X == 2, 50, 2 - X / 5000)  # a bad batch
+    curve = episode_curves([MarkedCurve("a", X, y, FOUND)]).panels[0].curves[0]
     assert len(curve.x) == 2000
-    np.testing.assert_array_equal(curve.raw[0].y, 2 - X / 5000)
+    np.testing.assert_array_equal(curve.raw[0].y, y)
     # A local-linear fit of means over neighbors leaves a straight line where it is.
     np.testing.assert_allclose(curve.y, 2 - curve.x / 5000, rtol=1e-8)
 

@@ -1,0 +1,221 @@
+"""``landscape detect``: rebounds in somebody's training log, each with a p-value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from landscape.cli.console import JsonOption, errors_as_exits, print_json, stdout
+from landscape.errors import LandscapeError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from landscape.episodes import Episode
+    from landscape.importers import LogCurve
+
+_FORMATS = ("png", "svg", "pdf", "html")
+_TITLES = ("kind", "onset", "peak", "recovery", "amplitude", "noise units", "p", "flags")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One curve and what was found; ``reason`` says why it could not be tested."""
+
+    run: str
+    column: str
+    curve: LogCurve | None
+    episodes: Sequence[Episode]
+    verdict: str
+    reason: str = ""
+
+
+@errors_as_exits
+def detect(
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV, JSONL, trainer_state.json, a checkpoint's or TensorBoard folder, W&B's CSV."),
+    ],
+    column: Annotated[str, typer.Option(help="What to test, e.g. loss, eval_loss, grad_norm.")] = "loss",
+    run: Annotated[str | None, typer.Option(help="Only this run (default: each run, on its own).")] = None,
+    warmup: Annotated[float, typer.Option(min=0, help="Steps at the beginning in which a rise does not count.")] = 0,
+    alpha: Annotated[float, typer.Option(help="Level of the test of each curve.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    control: Annotated[
+        str | None,
+        typer.Option(help="Column with the loss of another model on the same batches; 'base' in its name: untouched."),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", "-o", help=f"Figure to write: {', '.join(_FORMATS)}.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find rebounds of the loss in a training log: where, how large, and how surprising."""
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha: {alpha!r} must lie between 0 and 1.")
+    if figure is not None and figure.suffix[1:] not in _FORMATS:
+        raise unknown("--figure", figure.suffix[1:], _FORMATS)
+    if figure is not None and not figure.parent.is_dir():
+        raise UsageError(f"--figure: no folder {figure.parent}.")
+    from landscape.importers import read_log
+
+    log = read_log(file)
+    selected = log.select(column, run)
+    results = [_test(one, name, warmup, alpha, seed, control) for one, name in selected]
+    if all(result.reason for result in results):
+        raise UsageError(f"{log.path}: {results[0].reason}")
+    names = {one.name for one, _ in selected}
+    notes = [*log.notes]
+    notes += [f"run {one.name!r} has no column {column!r}" for one in log.runs if run is None and one.name not in names]
+    notes += [note if len(results) == 1 else f"{r.run}: {note}" for r in results if r.curve for note in r.curve.notes]
+    if len(results) > 1:
+        notes.append(f"{len(results)} curves, each tested at alpha = {alpha:g}: the p-values are not adjusted for that")
+    if figure is not None:
+        _draw(results, alpha, figure, log.path)
+    if as_json:
+        head = {"file": log.path, "format": log.format, "alpha": alpha, "seed": seed, "warmup": warmup}
+        print_json({**head, "notes": notes, "curves": [_record(r, alpha) for r in results], "figure": figure})
+        return
+    _print(results, alpha)
+    for note in notes:
+        typer.echo(f"note: {note}")
+    if figure is not None:
+        typer.echo(f"figure: {figure}")
+
+
+def _test(run: Any, column: str, warmup: float, alpha: float, seed: int, control: str | None) -> Result:
+    """The verdict on one curve; a curve that cannot be tested does not keep the others from it."""
+    import numpy as np
+
+    from landscape.episodes import Control, detect_episodes
+
+    try:
+        curve = run.curve(column, control)
+        known = None
+        if curve.control is not None:
+            known = Control(curve.control, "base" if "base" in str(control).lower() else "sibling")
+        episodes = detect_episodes(
+            curve.steps, curve.values, warmup, alpha, seed, curve.learning_rate, curve.epoch_steps, curve.resume_steps,
+            curve.standard_errors, known,
+        )  # fmt: skip
+    except LandscapeError as error:
+        return Result(run.name, column, None, (), f"not tested: {error}", str(error))
+    finite = curve.values[np.isfinite(curve.values)]
+    constant = np.ptp(finite) <= 0
+    return Result(run.name, column, curve, episodes, _verdict(episodes, alpha, f"{finite[0]:g}" if constant else ""))
+
+
+def _verdict(episodes: Sequence[Episode], alpha: float, constant: str = "") -> str:
+    """One sentence in plain words, and one more for each kind of thing that does not count."""
+    found = [e for e in episodes if e.p_value <= alpha and math.isfinite(e.amplitude)]
+    lost = [e for e in episodes if e.p_value <= alpha and e not in found]
+    parts = [_sentence(found)] if found else []
+    parts += [f"not finite from step {lost[0].onset:g} to {lost[-1].recovery:g}"] if lost else []
+    if not found and constant:
+        parts.append(f"constant at {constant}: nothing to test")
+    elif not found:
+        tested = [e.p_value for e in episodes if not _is_explained(e) and e not in lost]
+        smallest = f"smallest p {min(tested):.2g}" if tested else "no candidate"
+        parts.append(f"no rebound beyond what noise explains at alpha = {alpha:g} ({smallest})")
+    explained = [e for e in episodes if _is_explained(e) and e.kind != "spike"]
+    if explained:
+        flags = ", ".join(sorted({flag for e in explained for flag in e.flags}))
+        parts.append(f"{_count(len(explained), 'rise')} not counted ({flags})")
+    spikes = sum(e.kind == "spike" for e in episodes)
+    if spikes:
+        parts.append(f"{_count(spikes, 'spike')} of one or two points, not counted")
+    return "; ".join(parts)
+
+
+def _sentence(found: Sequence[Episode]) -> str:
+    first = found[0]
+    kinds = {e.kind for e in found}
+    noun = {"rebound_only": "rebound", "partial": "partial episode"}.get(first.kind, first.kind)
+    count = _count(len(found), noun if len(kinds) == 1 else "rebound")
+    which = "" if len(found) == 1 else "the clearest "
+    size = f"by {first.amplitude:.3g} ({first.amplitude_noise:.1f} noise units)"
+    end = "not back by the last step" if first.kind == "divergence" else f"over by step {first.recovery:g}"
+    return f"{count} at p = {first.p_value:.2g}: {which}up {size} from step {first.onset:g} to {first.peak:g}, {end}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _is_explained(episode: Episode) -> bool:
+    """Whether it was not tested: explained by a mark, or a bad batch."""
+    return episode.kind == "spike" or (episode.p_value >= 1 and bool(episode.flags))
+
+
+def _print(results: Sequence[Result], alpha: float) -> None:
+    from rich.table import Table
+
+    several = len(results) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in (("run",) if several else ()) + _TITLES:
+        table.add_column(title, justify="right" if title in _TITLES[1:-1] else "left")
+    for result in results:
+        for e in result.episodes:
+            cells = [
+                e.kind, f"{e.onset:g}", f"{e.peak:g}", f"{e.recovery:g}", f"{e.amplitude:.3g}",
+                f"{e.amplitude_noise:.1f}", f"{e.p_value:.3g}", ", ".join(e.flags) or "-",
+            ]  # fmt: skip
+            style = None if e.p_value <= alpha else "dim"
+            table.add_row(*([result.run] if several else []), *cells, style=style)
+    if table.row_count:
+        stdout().print(table, markup=False)
+    for result in results:
+        points = "" if result.curve is None else f" ({len(result.curve.steps)} points)"
+        typer.echo(f"{f'{result.run}, ' if several else ''}{result.column}{points}: {result.verdict}")
+        adjusted = {e.tested_curve for e in result.episodes} - {"raw"}
+        if adjusted:
+            typer.echo(f"tested: the curve {adjusted.pop()}")
+
+
+def _record(result: Result, alpha: float) -> dict[str, Any]:
+    """One curve for ``--json``; amplitudes that are not finite are null there."""
+    curve = result.curve
+    record: dict[str, Any] = {
+        "run": result.run,
+        "column": result.column,
+        "verdict": result.verdict,
+        "tested": curve is not None,
+        "count": sum(e.p_value <= alpha for e in result.episodes),
+        "episodes": [e.as_dict() for e in result.episodes],
+    }
+    if curve is not None:
+        record |= {
+            "points": len(curve.steps),
+            "first_step": float(curve.steps[0]),
+            "last_step": float(curve.steps[-1]),
+            "resume_steps": curve.resume_steps,
+            "epoch_steps": curve.epoch_steps,
+            "learning_rate": curve.learning_rate is not None,
+            "standard_errors": curve.standard_errors is not None,
+            "control": curve.control is not None,
+        }
+    return record
+
+
+def _draw(results: Sequence[Result], alpha: float, path: Path, source: Path) -> None:
+    from landscape.figures import write_figure
+    from landscape.plots.episodes import MarkedCurve, episode_curves
+
+    several = len(results) > 1
+    tested = [
+        MarkedCurve(r.run if several else "", r.curve.steps, r.curve.values, r.episodes, _heading(r, alpha))
+        for r in results
+        if r.curve is not None
+    ]
+    name = results[0].column
+    figure = episode_curves(tested, alpha=alpha, y_label=name, title=f"{name} of {source.name}")
+    write_figure(figure, path)
+
+
+def _heading(result: Result, alpha: float) -> str:
+    count = sum(e.p_value <= alpha for e in result.episodes)
+    return _count(count, "rebound") if count else "no rebound"
