@@ -126,6 +126,7 @@ def _compose(result: CurveSet, layout: Layout, direct: bool) -> Figure:
     axes = _panels(figure, result, layout, top)
     for ax, panel in zip(axes, result.panels, strict=True):
         _draw_panel(ax, panel)
+    _share_x(axes, result.panels)
     _header(figure, header, layout.left)
     if direct:
         _direct_labels(figure, axes[0], entries)
@@ -134,6 +135,17 @@ def _compose(result: CurveSet, layout: Layout, direct: bool) -> Figure:
     for number, line in enumerate(reversed(footer)):
         _text(figure, layout.left, 0.08 + 0.12 * number, line, size=6.6, color=MUTED, from_bottom=True)
     return figure
+
+
+def _share_x(axes: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """One range for all panels, as in Plotly, so that what stands above each other happened at the same step."""
+    if len({(panel.log_x, panel.x_ticks) for panel in panels}) > 1:
+        return
+    drawn = [ax for ax, panel in zip(axes, panels, strict=True) if panel.curves]
+    if drawn:
+        limits = [ax.get_xlim() for ax in drawn]
+        for ax in axes:
+            ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def _panels(figure: Figure, result: CurveSet, layout: Layout, top: float) -> list[Axes]:

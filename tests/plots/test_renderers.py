@@ -110,6 +110,17 @@ def test_both_renderers_draw_the_results_numbers(result: CurveSet) -> None:
             )
 
 
+def test_panels_above_each_other_show_the_same_steps() -> None:
+    data = run(sharp=True)
+    assert data.sharpness is not None
+    late = replace(data, sharpness=data.sharpness.query("step >= 160"))
+    result = sharpness_curves([late])
+    assert result.panels[0].curves[0].x.min() < 10 < result.panels[1].curves[0].x.min()
+    assert len({ax.get_xlim() for ax in to_matplotlib(result).axes}) == 1
+    layout = to_plotly(result).to_plotly_json()["layout"]
+    assert layout["xaxis2"]["matches"] == "x"
+
+
 def test_plotly_uses_svg_and_one_legend_entry_a_label(result: CurveSet) -> None:
     figure = to_plotly(result)
     assert {trace.type for trace in figure.data} <= {"scatter"}
