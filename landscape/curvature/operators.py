@@ -26,7 +26,8 @@ class CurvatureOperator:
     product cost about 1.3 gradients instead of 2.5. Where the graphs exceed the memory budget they are rebuilt for
     every product, in passes of as few examples as fit, and where not even one example's graph fits, or an operation of
     the model has no second derivative (4-bit layers, fused kernels), products are central differences of gradients:
-    2 gradients each, with a relative error of about 1e-4 in float32. `plan` says which, and on what estimate.
+    2 gradients each, with a relative error below 3e-3 on the tests' float32 models.
+    `plan` says which, and on what estimate.
 
     The operator is a picture of the coordinates at the time it was built or refreshed; changing them in place while it
     is in use is an error. A parameter on which the loss does not depend has zero rows.
