@@ -13,9 +13,9 @@ demo: $(STAMP)
 	$(BIN)/landscape demo --store demo
 
 test: $(STAMP)
-	@$(TEST_ENV) $(BIN)/python -m pytest -m slow --collect-only -q 2>/dev/null | \
-		awk -F '[/ ]' 'END { print ($$1 ~ /^[0-9]+$$/ ? $$1 : 0) " slow tests are left to make test-all" }'
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow" -n 2 --durations=10
+	@$(TEST_ENV) $(BIN)/python -m pytest -m "slow or browser" --collect-only -q 2>/dev/null | \
+		awk -F '[/ ]' 'END { print ($$1 ~ /^[0-9]+$$/ ? $$1 : 0) " slow or browser tests are left to make test-all" }'
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not browser" -n 2 --durations=10
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=20

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.config import RunConfig
-    from landscape.curvature import top_eigenvalues
+    from landscape.curvature import spectral_density, top_eigenvalues, trace
+    from landscape.episodes import Episode, detect_episodes
     from landscape.methods import METHODS, GGPOCallback, MGPOCallback
+    from landscape.slices import loss_slice
     from landscape.store import Store
-    from landscape.training import SnapshotCallback, train
+    from landscape.training import EpisodeWatchCallback, SnapshotCallback, train
 
 __version__ = "0.1.0"
 
@@ -22,21 +24,33 @@ _PUBLIC = {
     "Store": "landscape.store",
     "train": "landscape.training",
     "top_eigenvalues": "landscape.curvature",
+    "trace": "landscape.curvature",
+    "spectral_density": "landscape.curvature",
+    "loss_slice": "landscape.slices",
+    "detect_episodes": "landscape.episodes",
+    "Episode": "landscape.episodes",
     "METHODS": "landscape.methods",
     "GGPOCallback": "landscape.methods",
     "MGPOCallback": "landscape.methods",
     "SnapshotCallback": "landscape.training",
+    "EpisodeWatchCallback": "landscape.training",
 }
 
 __all__ = [
     "METHODS",
+    "Episode",
+    "EpisodeWatchCallback",
     "GGPOCallback",
     "MGPOCallback",
     "RunConfig",
     "SnapshotCallback",
     "Store",
     "__version__",
+    "detect_episodes",
+    "loss_slice",
+    "spectral_density",
     "top_eigenvalues",
+    "trace",
     "train",
 ]
 

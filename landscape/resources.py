@@ -1,4 +1,4 @@
-"""Where the shipped YAML files and figure scripts lie: in the checkout, or inside an installed wheel."""
+"""Where the dashboard, the shipped YAML files and the figure scripts lie: in the checkout, or in an installed wheel."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from landscape.errors import UsageError, unknown
 
-FOLDERS = ("experiments", "figures")
+FOLDERS = ("app", "experiments", "figures")
 
 
 def folder(name: str) -> Path:
-    """The folder ``experiments`` or ``figures``.
+    """The folder ``app``, ``experiments`` or ``figures``.
 
     Raises:
-        UsageError: another name, or a broken installation that has neither copy.
+        UsageError: another name, or a broken installation that has no copy.
     """
     if name not in FOLDERS:
         raise unknown("folder", name, FOLDERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_planted_rebound_is_found(tmp_path: Path) -> None:
     result = invoke("detect", csv(tmp_path, loss=rebound()), "--json")
     assert result.exit_code == 0
     answer = payload(result)
-    assert (answer["format"], answer["notes"], answer["figure"]) == ("CSV", [], None)
+    assert (answer["format"], answer["notes"], answer["files"]) == ("CSV", [], [])
     (curve,) = answer["curves"]
     assert (curve["run"], curve["column"], curve["points"], curve["last_step"]) == ("log", "loss", 400, 399)
     assert curve["count"] == 1
@@ -62,7 +63,7 @@ def test_the_table_and_the_verdict(tmp_path: Path) -> None:
     titles = ["kind", "onset", "peak", "recovery", "amplitude", "noise", "units", "p", "flags"]
     assert lines[0].split() == titles
     assert lines[1].split()[0] == "episode"
-    assert lines[-1].startswith("loss (400 points): 1 episode at p = 0.0025: up by 0.")
+    assert re.match(r"loss \(400 points\): 1 episode at p = [0-9.e-]+: up by 0\.", lines[-1])
     assert "noise units) from step" in lines[-1]
 
 
@@ -148,11 +149,20 @@ def test_figure(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"out.{kind}"
     result = invoke("detect", csv(tmp_path, loss=rebound()), "-o", path)
     assert result.exit_code == 0
-    assert f"figure: {path}" in result.stdout.replace("\n", " ")
+    assert f"written: {path}" in result.stdout.replace("\n", " ")
     start = {"png": b"\x89PNG", "svg": b"<?xml", "html": b"<!doctype html>"}[kind]
     assert path.read_bytes().startswith(start)
     if kind == "html":
-        assert b"episode, p = 0.0025" in path.read_bytes()
+        assert b"episode, p = " in path.read_bytes()
+
+
+def test_json_and_figure_in_one_call(tmp_path: Path) -> None:
+    data, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    result = invoke("detect", csv(tmp_path, loss=rebound()), "-o", data, "--output", picture, "--json")
+    answer = payload(result)
+    assert answer.pop("files") == [str(data), str(picture)]
+    assert json.loads(data.read_text()) == answer
+    assert picture.read_bytes().startswith(b"<?xml")
 
 
 @pytest.mark.parametrize(
@@ -162,8 +172,8 @@ def test_figure(tmp_path: Path, kind: str) -> None:
         (["--run", "lag"], "--run: 'lag' is not known; allowed: log. Did you mean 'log'?"),
         (["--control", "base"], "--control: 'base' is not known; allowed: loss."),
         (["--alpha", "1.5"], "--alpha: 1.5 must lie between 0 and 1."),
-        (["-o", "x.bmp"], "--figure: 'bmp' is not known; allowed: html, pdf, png, svg."),
-        (["-o", "nowhere/x.png"], "--figure: no folder nowhere."),
+        (["-o", "x.bmp"], "--output: 'bmp' is not known; allowed: html, json, pdf, png, svg."),
+        (["-o", "x.svg", "-o", "nowhere/x.json"], "--output: no folder nowhere."),
     ],
 )
 def test_bad_usage(tmp_path: Path, arguments: list[str], message: str) -> None:

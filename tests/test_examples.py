@@ -63,6 +63,18 @@ def test_callbacks_in_other_trainers(tmp_path, name):
 
 
 @pytest.mark.usefixtures("third_party_warnings")
+def test_a_rebound_planted_by_a_learning_rate_shock_is_noticed(tmp_path):
+    trainer, watch = example("watch").main(150, str(tmp_path / "store"))
+    event = watch.events[0]
+    assert 100 < event.step <= 120
+    assert 80 < event.since <= 105
+    (run,) = Store.open(tmp_path / "store").runs()
+    assert set(range(event.step - 19, event.step + 20)) <= set(run.snapshots().steps.tolist())
+    assert run.metrics().set_index("step")["episode_warning"].dropna().to_dict()[event.step] == event.since
+    assert [e["step"] for e in trainer.state.log_history if "episode_warning" in e] == [e.step for e in watch.events]
+
+
+@pytest.mark.usefixtures("third_party_warnings")
 @pytest.mark.parametrize("watched", [True, False])
 def test_clipping_hides_the_gradient_norm_unless_the_callback_watches(tmp_path, caplog, watched):
     from transformers import Trainer, TrainingArguments

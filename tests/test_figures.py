@@ -11,21 +11,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from landscape.analysis.episodes import EpisodeSettings, analyze_episodes
 from landscape.errors import StoreError, UsageError
 from landscape.figures import FIGURES, FORMATS, load_runs, main, render
-from landscape.plots import table
+from landscape.plots import surface_table, table
+from landscape.plots.slices import SurfaceSet
 from landscape.store import Store
 from tests.synthetic_runs import run, sweep, write
+from tests.synthetic_slices import keep, path, slice_file
 
 ROOT = Path(__file__).resolve().parent.parent
-MAGIC = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "csv": b"panel,curve", "html": b"<"}
+MAGIC = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "csv": (b"panel,curve", b"surface,title"), "html": b"<"}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     runs = sweep(ranks=(16, 128), rates=(3e-4, 5e-4), seeds=2, sharp=True)
     runs += [run(method=method, rank=8, seed=seed) for method in ("lora", "ggpo") for seed in range(2)]
-    return write(runs, tmp_path_factory.mktemp("figures") / "store")
+    store = write(runs, tmp_path_factory.mktemp("figures") / "store")
+    first, second = (item.run_id for item in runs[-4::2])
+    joint = slice_file(first, second, paths=[path(first), path(second, turn=0.3)])
+    for item in store.runs():
+        analyze_episodes(item, EpisodeSettings(resamples=99))
+    keep(store, joint, *(slice_file(name, dims=dims, draws=2) for name in (first, second) for dims in (1, 2)))
+    return store
 
 
 def test_the_papers_figures_are_there_with_what_they_are() -> None:
@@ -40,15 +49,17 @@ def test_the_papers_figures_are_there_with_what_they_are() -> None:
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_every_figure_in_every_format(name: str, store: Store, tmp_path: Path) -> None:
     done = render(store, name, tmp_path / "deep" / "out", FORMATS)
-    assert [path.name for path in done] == [f"{name}.{kind}" for kind in FORMATS]
-    for path in done:
-        assert path.read_bytes().startswith(MAGIC[path.suffix[1:]])
-    assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == sorted(path.name for path in done)
-    drawn = pd.read_csv(tmp_path / "deep" / "out" / f"{name}.csv")
-    expected = table(done.figure)
-    np.testing.assert_allclose(drawn["y"], expected["y"])
-    assert "task arithmetic" in done.figure.chosen
-    assert "cdn" not in (tmp_path / "deep" / "out" / f"{name}.html").read_text()[:2000]
+    stems = [name, *(f"{name}-{number}" for number in range(2, len(done.figures) + 1))]
+    assert [file.name for file in done] == [f"{stem}.{kind}" for stem in stems for kind in FORMATS]
+    for file in done:
+        assert file.read_bytes().startswith(MAGIC[file.suffix[1:]])
+    assert sorted(file.name for file in (tmp_path / "deep" / "out").iterdir()) == sorted(file.name for file in done)
+    for stem, figure in zip(stems, done.figures, strict=True):
+        drawn = pd.read_csv(tmp_path / "deep" / "out" / f"{stem}.csv")
+        expected = surface_table(figure) if isinstance(figure, SurfaceSet) else table(figure)
+        np.testing.assert_allclose(drawn["y"], expected["y"])
+        assert "cdn" not in (tmp_path / "deep" / "out" / f"{stem}.html").read_text()[:2000]
+    assert "arithmetic" in done.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +79,14 @@ def test_every_figure_in_every_format(name: str, store: Store, tmp_path: Path) -
     ],
 )  # fmt: skip
 def test_what_each_figure_shows(name: str, panels: list[str], curves: list[str], chosen: str, store: Store) -> None:
-    figure = FIGURES[name].build(load_runs(store).runs)
+    [figure] = FIGURES[name].build(load_runs(store).runs)
     assert [panel.title for panel in figure.panels] == panels
     assert [curve.label for curve in figure.curves()] == curves
     assert chosen in figure.chosen
 
 
 def test_the_curves_are_the_stores_numbers(store: Store, tmp_path: Path) -> None:
-    figure = render(store, "mgpo2", tmp_path, ["csv"]).figure
+    [figure] = render(store, "mgpo2", tmp_path, ["csv"]).figures
     [curve] = [curve for curve in figure.panels[0].curves if curve.label == "LoRA-MGPO"]
     runs = [r for r in store.runs() if r.config.method == "mgpo" and r.config.rank == 16]
     runs = [r for r in runs if r.config.learning_rate == 5e-4]
@@ -85,17 +96,18 @@ def test_the_curves_are_the_stores_numbers(store: Store, tmp_path: Path) -> None
 
 
 def test_ggpo2_insets_the_first_steps(store: Store) -> None:
-    figure = FIGURES["ggpo2"].build(load_runs(store).runs)
+    [figure] = FIGURES["ggpo2"].build(load_runs(store).runs)
     assert {panel.inset for panel in figure.panels} == {(0, 36)}  # 15 % of 240
     long = [run(method=method, max_steps=2400) for method in ("lora", "ggpo")]
-    assert {panel.inset for panel in FIGURES["ggpo2"].build(long).panels} == {(0, 300)}
+    [figure] = FIGURES["ggpo2"].build(long)
+    assert {panel.inset for panel in figure.panels} == {(0, 300)}
 
 
 def test_where_narrows_the_runs(store: Store, tmp_path: Path) -> None:
-    done = render(store, "mgpo2", tmp_path, ["csv"], where="lr==3e-4 and rank!=16")
-    assert [panel.title for panel in done.figure.panels] == ["r = 128"]
-    assert "lr = 3e-4" in done.figure.chosen
-    assert "no runs of Full FT." not in done.figure.missing
+    [figure] = render(store, "mgpo2", tmp_path, ["csv"], where="lr==3e-4 and rank!=16").figures
+    assert [panel.title for panel in figure.panels] == ["r = 128"]
+    assert "lr = 3e-4" in figure.chosen
+    assert "no runs of Full FT." not in figure.missing
 
 
 @pytest.mark.parametrize(
@@ -107,6 +119,8 @@ def test_where_narrows_the_runs(store: Store, tmp_path: Path) -> None:
         (("mgpo2", ["svg"]), {"where": "rnk>1"}, UsageError, "unknown key 'rnk'.*'rank'"),
         (("mgpo1", ["svg"]), {"where": "method==mgpo"}, StoreError, "figure mgpo1 needs runs of method lora .*mgpo: 8"),
         (("stability", ["svg"]), {"where": "method==ggpo"}, StoreError, "needs eigenvalues along the runs"),
+        (("slice1d", ["svg"]), {"where": "method==full"}, StoreError, "landscape analyze slice1d STORE"),
+        (("slice2d", ["svg"]), {"where": "rank==16"}, StoreError, "slices on planes: landscape analyze slice2d STORE"),
         (("ggpo2", ["svg"]), {"where": "method==full"}, StoreError, "figure ggpo2 needs runs of method lora or ggpo"),
     ],
 )
@@ -128,10 +142,38 @@ def test_no_store_and_no_folder(store: Store, tmp_path: Path) -> None:
 
 
 def test_equal_stores_give_equal_files(store: Store, tmp_path: Path) -> None:
-    for kind in ("svg", "html", "csv"):
-        [first] = render(store, "ggpo1", tmp_path / "a", [kind])
-        [second] = render(store, "ggpo1", tmp_path / "b", [kind])
-        assert first.read_bytes() == second.read_bytes(), kind
+    for name, kind in [("ggpo1", "svg"), ("ggpo1", "html"), ("ggpo1", "csv"), ("slice2d", "svg"), ("slice2d", "html")]:
+        first, second = (render(store, name, tmp_path / folder, [kind]) for folder in "ab")
+        for one, other in zip(first, second, strict=True):
+            assert one.read_bytes() == other.read_bytes(), (name, kind)
+
+
+def test_slices_of_a_store_and_those_its_runs_share(store: Store, tmp_path: Path) -> None:
+    done = render(store, "slice2d", tmp_path, ["html"])
+    assert [figure.curves.title for figure in done.figures] == [
+        "LoRA and LoRA-GGPO on one common plane", "Loss around LoRA and LoRA-GGPO",
+    ]  # fmt: skip
+    [lora] = render(store, "slice2d", tmp_path, ["csv"], where="method==lora and rank==8").figures[1:]
+    assert lora.curves.title == "Loss around LoRA"
+    text = (tmp_path / "slice2d.html").read_text()
+    assert '"name": "3D"' in text
+    # In two dimensions until somebody asks: a browser grants few WebGL views.
+    assert text.count('"type": "surface"') == 1
+    assert text.index('"type": "surface"') > text.index("const views")
+
+
+def test_damaged_slices_are_left_out_and_said(tmp_path: Path) -> None:
+    runs = [run(), run(method="mgpo")]
+    store = write(runs, tmp_path / "store")
+    first, second = (item.run_id for item in runs)
+    keep(store, slice_file(first, second), slice_file(first), slice_file(second))
+    for folder in (store.path, store.get(first).path):
+        [file] = (folder / "analysis").glob("slice2d-*.npz")
+        file.write_bytes(b"torn")
+    done = render(store, "slice2d", tmp_path, ["csv"])
+    assert [figure.curves.title for figure in done.figures] == ["Loss around LoRA-MGPO"]
+    assert "is damaged" in done.remarks[-1]
+    assert "is damaged" in next(data for data in load_runs(store).runs if data.run_id == first).problems[0]
 
 
 def test_damaged_runs_are_left_out_and_said(tmp_path: Path) -> None:
@@ -145,7 +187,7 @@ def test_damaged_runs_are_left_out_and_said(tmp_path: Path) -> None:
     [damaged] = [data for data in loaded.runs if data.problems]
     assert damaged.run_id == second.id
     assert "metrics.parquet is damaged" in damaged.problems[0]
-    figure = render(store, "mgpo1", tmp_path, ["csv"]).figure
+    [figure] = render(store, "mgpo1", tmp_path, ["csv"]).figures
     assert "1 run that could not be read." in figure.missing
     assert [len(curve.raw) for curve in figure.curves()] == [1]
 

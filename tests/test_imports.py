@@ -25,32 +25,39 @@ ALLOWED: dict[str, set[str]] = {
     "curvature": {"loss", "measurement"},
     "slices": {"loss", "measurement"},
     "episodes": set(),
-    "importers": set(),
+    "importers": {"config", "store"},
     "store": {"config"},
     "hub": set(),
     "architecture": {"config", "hub", "loss", "models"},
     "models": {"config", "hub", "loss"},
     "data": {"config", "hub", "loss"},
     "methods": {"config", "loss"},
-    "training": {"architecture", "config", "data", "loss", "methods", "models", "store"},
+    "training": {"architecture", "config", "data", "episodes", "loss", "methods", "models", "store"},
     "generalization": {"loss"},
     "analysis": {
-        *("config", "curvature", "data", "generalization", "loss"),
+        *("config", "curvature", "data", "episodes", "generalization", "loss"),
         *("measurement", "methods", "models", "slices", "store"),
     },
     "sweeps": {"analysis", "config", "store", "training"},
-    "plots": set(),
-    "figures": {"config", "plots", "resources", "store"},
+    # Slices are drawn from what the store keeps of them, comparisons across a sweep from the runs' rows.
+    "plots": {"episodes", "store"},
+    "figures": {"config", "episodes", "plots", "resources", "store"},
     "report": {"config", "figures", "plots", "store"},
     "demo": {"analysis", "config", "report", "resources", "store", "sweeps"},
     "__main__": {"cli"},
     # The package itself hands out public names on first use; type checkers see where they come from.
-    "__init__": {"config", "curvature", "methods", "store", "training"},
+    "__init__": {"config", "curvature", "episodes", "methods", "slices", "store", "training"},
 }
 # The command line calls everything.
 ALLOWED["cli"] = set(ALLOWED) - {"__init__", "__main__"}
 # Scripts beside the package, and what of it they may use.
-SCRIPTS = {"figures": {"figures", "plots", "store", "resources", "errors"}}
+SCRIPTS = {
+    "figures": {"figures", "plots", "store", "resources", "errors"},
+    "app": {
+        *("analysis", "config", "episodes", "errors", "figures", "importers"),
+        *("plots", "report", "resources", "store", "sweeps"),
+    },
+}
 
 
 def imported_modules(path: Path) -> Iterator[str]:

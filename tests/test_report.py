@@ -12,14 +12,15 @@ import pytest
 
 from landscape.config import RunConfig
 from landscape.errors import StoreError, UsageError
-from landscape.figures import FIGURES
+from landscape.figures import FIGURES, embedded
 from landscape.plots import RunData, summarize
 from landscape.plots.summary import Estimate
 from landscape.report import render_page, write_report
-from landscape.report.page import duration, embedded
+from landscape.report.page import IN_CHAPTERS, duration
 from landscape.report.tables import glance_table, plus_minus, run_table
 from landscape.store import Store
 from tests.synthetic_runs import run, sweep, write
+from tests.synthetic_slices import keep, path, slice_file
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
 
@@ -225,7 +226,66 @@ def test_an_empty_store_has_a_report(tmp_path: Path) -> None:
     page = Page(write_report(Store.create(tmp_path / "store"), tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "The store has no runs yet." in page.text
     assert page.count("figure") == 0
-    assert f"{len(FIGURES)} figures that this store does not support" in page.text
+    assert f"{len(FIGURES) - len(IN_CHAPTERS)} figures that this store does not support" in page.text
+
+
+def test_slices_are_shown_with_a_surface_behind_a_button(tmp_path: Path) -> None:
+    runs = [run(), run(method="mgpo"), run(method="ggpo", task="sst2")]
+    store = write(runs, tmp_path / "store")
+    lora, mgpo, other = (item.run_id for item in runs)
+    wide = slice_file(lora, mgpo, points=51, paths=[path(lora), path(mgpo, turn=0.3)])
+    keep(
+        store,
+        wide,
+        slice_file(lora, dims=1, draws=3),
+        slice_file(other, step=30, draws=2),
+        slice_file(other, step=60, draws=2),
+    )
+    text = write_report(store, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for words in (
+        "LoRA and LoRA-MGPO on one common plane",
+        "Loss around 2 snapshots of LoRA-GGPO",
+        "mean over 3 random directions".capitalize(),
+        "colors under the path are not its loss",
+        "depends on the gauge: rescaling a layer's factors",
+        "A path is a projection",
+    ):
+        assert words in page.text, words
+    assert page.count("button", **{"data-action": "view"}) == 1 + 2
+    solid = [
+        json.loads(script) for (tag, found), script in _scripts(page) if str(found.get("class")).startswith("data-")
+    ]
+    assert [view["data"][0]["type"] for view in solid] == ["surface"] * 3
+    assert all({trace["type"] for trace in figure["data"]} <= {"contour", "scatter"} for figure in page.figures)
+    # A surface of 51 x 51 points is some 200 kB, in both forms and with its hover texts.
+    without = write_report(store, tmp_path / "without.html", where="method==ggpo and rank==8")
+    assert len(text) - without.stat().st_size < 1e6
+
+
+def _scripts(page: Page) -> list[tuple[tuple[str, dict[str, str | None]], str]]:
+    """Script elements with what is in them."""
+    return list(zip([item for item in page.elements if item[0] == "script"], page.scripts, strict=True))
+
+
+def test_a_chapter_shows_so_many_slices_and_counts_the_rest(tmp_path: Path) -> None:
+    store = write([run()], tmp_path / "store")
+    [only] = store.runs()
+    keep(store, *(slice_file(only.id, dims=1, points=5, seed=seed) for seed in range(11)))
+    page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count("Loss around LoRA") == 8
+    assert "3 more of these pictures are left out here" in page.text
+
+
+def test_a_damaged_slice_of_several_runs_is_named(tmp_path: Path) -> None:
+    runs = [run(), run(method="mgpo")]
+    store = write(runs, tmp_path / "store")
+    keep(store, slice_file(*(item.run_id for item in runs)))
+    [file] = (store.path / "analysis").iterdir()
+    file.write_bytes(b"PK")
+    page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"{file.name} is damaged" in page.text
+    assert "No slices have been measured on these runs yet" in page.text
 
 
 def test_runs_without_measurements_have_a_report(tmp_path: Path) -> None:

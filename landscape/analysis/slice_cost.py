@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from landscape.analysis.cost import GRADIENTS_PER_PRODUCT, search_work
 from landscape.analysis.restored import open_run
 from landscape.analysis.slice_settings import SliceSettings
-from landscape.analysis.slices import Target
 
 if TYPE_CHECKING:
     from landscape.store import Run
@@ -70,9 +69,13 @@ class SliceEstimate:
         return asdict(self)
 
 
-def forwards(settings: SliceSettings, goal: Target) -> tuple[int, int]:
-    """(fewest, most) forward passes over the probe for a slice, with checked settings; a gradient counts as 3."""
-    fewest, most = (points + 2 * len(goal.trajectory) + 1 for points in settings.num_points)
+def forwards(settings: SliceSettings, num_projected: int) -> tuple[int, int]:
+    """(fewest, most) forward passes over the probe for a slice, with checked settings; a gradient counts as 3.
+
+    Args:
+        num_projected: snapshots that are projected on it.
+    """
+    fewest, most = (points + 2 * num_projected + 1 for points in settings.num_points)
     if settings.directions == "gradient":
         return fewest + FORWARDS_PER_GRADIENT, most + FORWARDS_PER_GRADIENT
     if settings.directions == "top":

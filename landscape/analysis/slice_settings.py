@@ -47,6 +47,8 @@ class SliceSettings:
         trajectory: project so many of the run's snapshots, evenly spaced up to this one, on the plane of the first
             draw; default: 32 with ``pca``, none with others.
         delta: rise of the loss, in nats, at which widths are measured.
+        common: drawn and normalized, or found, at this step, the same directions and axes serve for the slices at all
+            steps; ``pca`` is of the snapshots up to this one. Default: every slice has its own.
     """
 
     dims: int = 2
@@ -61,9 +63,13 @@ class SliceSettings:
     tolerance: float | None = None
     trajectory: int | None = None
     delta: float = 0.1
+    common: int | None = None
 
-    def checked(self) -> SliceSettings:
+    def checked(self, *, joint: bool = False) -> SliceSettings:
         """With every default in place but a radius that depends on what is measured.
+
+        Args:
+            joint: for one slice of several runs (`landscape.analysis.slice_joint`), by default in their ``pca``.
 
         Raises:
             UsageError: a value out of range or a name that is not known (nearest match), or two that exclude each
@@ -71,7 +77,7 @@ class SliceSettings:
         """
         from landscape.slices import NORMALIZATIONS, SPACES
 
-        directions = self.directions or ("pca" if self.trajectory else "random")
+        directions = self.directions or ("pca" if self.trajectory or joint else "random")
         normalization = self.normalization or ("filter" if directions == "random" else "none")
         trajectory = self.trajectory
         if trajectory is None:
@@ -93,6 +99,8 @@ class SliceSettings:
                 raise unknown(key, getattr(full, key), allowed)
         full._check_numbers()
         full._check_combinations()
+        if joint:
+            full._check_joint()
         return full
 
     def _check_numbers(self) -> None:
@@ -104,6 +112,7 @@ class SliceSettings:
             ("points", self.points, least),
             ("seed", self.seed, 0),
             ("trajectory", self.trajectory or 0, 0),
+            ("common", self.common or 0, 0),
         ):
             if value < low:
                 raise UsageError(f"{name}: {value}; allowed: at least {low}")
@@ -117,6 +126,10 @@ class SliceSettings:
         if self.space != "adapter" and (self.directions != "random" or self.trajectory):
             what = "trajectory" if self.directions == "random" else "directions"
             raise UsageError(f"{what}: vectors of the adapter; space {self.space!r} has random directions only")
+        if self.common is not None and self.directions == "line":
+            raise UsageError(f"common: {self.common} with directions='line'; allowed: slices through one snapshot each")
+        if self.common is not None and self.space != "adapter":
+            raise UsageError(f"common: {self.common} with space={self.space!r}; allowed: adapter")
         if self.draws > 1 and self.directions != "random":
             raise UsageError(f"draws: {self.draws} with directions={self.directions!r}; allowed: 1")
         if self.directions in THROUGH_SNAPSHOTS and self.normalization != "none":
@@ -126,6 +139,12 @@ class SliceSettings:
             )
         if self.directions == "pca" and self.trajectory is not None and self.trajectory <= self.dims:
             raise UsageError(f"trajectory: {self.trajectory}; allowed with directions='pca': at least {self.dims + 1}")
+
+    def _check_joint(self) -> None:
+        if self.directions not in THROUGH_SNAPSHOTS:
+            raise UsageError(f"directions: {self.directions!r} of several runs jointly; allowed: line, pca")
+        if self.common is not None:
+            raise UsageError(f"common: {self.common} of several runs jointly; allowed: none, they have one plane")
 
     @property
     def num_anchors(self) -> int:
@@ -142,5 +161,7 @@ class SliceSettings:
 
     def identity(self, **places: Any) -> str:
         """Short hash of these settings and of where they are applied."""
-        described = json.dumps({**asdict(self), **places}, sort_keys=True)
+        # Left out where it is not used: slices from before there was such a setting keep their names.
+        own = {key: value for key, value in asdict(self).items() if key != "common" or value is not None}
+        described = json.dumps({**own, **places}, sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:12]

@@ -134,27 +134,38 @@ class CapturedSpace:
             second_moments,
             names,
             step=step,
-            learning_rate=self.learning_rate(step),
+            learning_rate={name: self.learning_rate(step, name) for name in names},
             beta1=config.adam_beta1,
             beta2=config.adam_beta2,
             eps=config.adam_epsilon,
         ).scale
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int, parameter: str = "") -> float:
         """Of the optimizer step that led to this state, as the run logged it.
+
+        Args:
+            parameter: its name; a group of its own, logged as ``learning_rate_lora_B``, holds every ``….lora_B.…``.
 
         Raises:
             StoreError: it was not logged.
         """
-        rate = self._rates.get(step)
+        groups = [group for group in self._rates if group and f".{group}." in parameter]
+        rate = self._rates[groups[0] if groups else ""].get(step)
         if rate is None or math.isnan(rate):
             raise StoreError(f"run {self._run.id}: the learning rate of step {step} was not logged")
         return rate
 
     @cached_property
-    def _rates(self) -> dict[int, float]:
+    def _rates(self) -> dict[str, dict[int, float]]:
+        """By group (the rest: ""), then by step."""
         metrics = self._run.metrics()
-        return dict(zip(metrics["step"].tolist(), metrics["learning_rate"].tolist(), strict=True))
+        columns = [column for column in metrics if column.startswith("learning_rate")]
+        return {
+            column.removeprefix("learning_rate").removeprefix("_"): dict(
+                zip(metrics["step"].tolist(), metrics[column].tolist(), strict=True)
+            )
+            for column in columns
+        }
 
 
 def _check_balanced(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from landscape import __version__
-from landscape.cli import analysis, detect, results, runs
+from landscape.cli import analysis, dashboard, detect, importing, results, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,8 +20,10 @@ app.command()(runs.sweep)
 app.command()(runs.status)
 app.add_typer(analysis.app, name="analyze")
 app.command()(detect.detect)
+app.command("import")(importing.import_)
 app.command()(results.figures)
 app.command()(results.report)
+app.command("app")(dashboard.app)
 app.command("export-adapter")(results.export_adapter)
 app.command()(results.methods)
 app.command()(results.demo)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landscape.cli import slices
+from landscape.cli import episodes, flatness, slices
 from landscape.cli.along_runs import Rows, analyze_snapshots, check_anything_left, engine_for, finish
 from landscape.cli.console import JsonOption, StoreArgument, WhereOption, errors_as_exits, stderr
 from landscape.errors import StoreError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Measure what was captured; results go into each run's folder.")
 app.command()(slices.slice1d)
 app.command()(slices.slice2d)
+app.command()(flatness.flatness)
+app.command()(episodes.episodes)
 
 _SPACES = "adapter; merged (W' = W + sBA); balanced (adapter, free of LoRA's gauge)"
 _SPACE_HELP = f"Coordinates of the Hessian: {_SPACES}."

@@ -59,6 +59,13 @@ def print_json(payload: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(_plain(payload), allow_nan=False))
 
 
+def write_json_file(path: Path, payload: Mapping[str, Any]) -> None:
+    """The same object in a file, indented, replaced atomically; `StoreError` where the disk refuses."""
+    from landscape.store.atomic import write_json
+
+    write_json(path, _plain(payload))
+
+
 def stdout() -> Console:
     """For tables; as wide as the terminal, and wide enough not to fold ids where there is none."""
     console = Console(highlight=False)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landscape.cli.console import JsonOption, errors_as_exits, print_json, stdout
+from landscape.cli.console import JsonOption, errors_as_exits, print_json, stdout, write_json_file
 from landscape.errors import LandscapeError, UsageError, unknown
 
 if TYPE_CHECKING:
     from landscape.episodes import Episode
     from landscape.importers import LogCurve
 
-_FORMATS = ("png", "svg", "pdf", "html")
+_FORMATS = ("png", "svg", "pdf", "html", "json")
 _TITLES = ("kind", "onset", "peak", "recovery", "amplitude", "noise units", "p", "flags")
 
 
@@ -38,7 +38,9 @@ def detect(
     *,
     file: Annotated[
         Path,
-        typer.Argument(help="CSV, JSONL, trainer_state.json, a checkpoint's or TensorBoard folder, W&B's CSV."),
+        typer.Argument(
+            help="CSV, JSONL, trainer_state.json or a checkpoint's folder, logs of TensorBoard, W&B, MLflow."
+        ),
     ],
     column: Annotated[str, typer.Option(help="What to test, e.g. loss, eval_loss, grad_norm.")] = "loss",
     run: Annotated[str | None, typer.Option(help="Only this run (default: each run, on its own).")] = None,
@@ -49,18 +51,21 @@ def detect(
         str | None,
         typer.Option(help="Column with the loss of another model on the same batches; 'base' in its name: untouched."),
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", "-o", help=f"Figure to write: {', '.join(_FORMATS)}.")
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help=f"File to write ({', '.join(_FORMATS)}); can be given several times."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find rebounds of the loss in a training log: where, how large, and how surprising."""
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha: {alpha!r} must lie between 0 and 1.")
-    if figure is not None and figure.suffix[1:] not in _FORMATS:
-        raise unknown("--figure", figure.suffix[1:], _FORMATS)
-    if figure is not None and not figure.parent.is_dir():
-        raise UsageError(f"--figure: no folder {figure.parent}.")
+    files = output or []
+    for path in files:
+        if path.suffix[1:] not in _FORMATS:
+            raise unknown("--output", path.suffix[1:], _FORMATS)
+        if not path.parent.is_dir():
+            raise UsageError(f"--output: no folder {path.parent}.")
     from landscape.importers import read_log
 
     log = read_log(file)
@@ -74,17 +79,21 @@ def detect(
     notes += [note if len(results) == 1 else f"{r.run}: {note}" for r in results if r.curve for note in r.curve.notes]
     if len(results) > 1:
         notes.append(f"{len(results)} curves, each tested at alpha = {alpha:g}: the p-values are not adjusted for that")
-    if figure is not None:
-        _draw(results, alpha, figure, log.path)
+    head = {"file": log.path, "format": log.format, "alpha": alpha, "seed": seed, "warmup": warmup}
+    answer = {**head, "notes": notes, "curves": [_record(r, alpha) for r in results]}
+    for path in files:
+        if path.suffix == ".json":
+            write_json_file(path, answer)
+        else:
+            _draw(results, alpha, path, log.path)
     if as_json:
-        head = {"file": log.path, "format": log.format, "alpha": alpha, "seed": seed, "warmup": warmup}
-        print_json({**head, "notes": notes, "curves": [_record(r, alpha) for r in results], "figure": figure})
+        print_json({**answer, "files": files})
         return
     _print(results, alpha)
     for note in notes:
         typer.echo(f"note: {note}")
-    if figure is not None:
-        typer.echo(f"figure: {figure}")
+    for path in files:
+        typer.echo(f"written: {path}")
 
 
 def _test(run: Any, column: str, warmup: float, alpha: float, seed: int, control: str | None) -> Result:

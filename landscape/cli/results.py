@@ -62,7 +62,7 @@ def figures(
             remarks[name] = [f"left out: {error}"]  # nobody's store holds what every figure shows
             continue
         written += done.files
-        remarks[name] = [line for line in (done.figure.chosen, *done.figure.missing) if line]
+        remarks[name] = list(done.remarks)
     if not written:
         raise UsageError(
             f"{store} holds none of the figures: {'; '.join(line for item in remarks.values() for line in item)}"

@@ -1,7 +1,9 @@
-"""``landscape analyze slice1d`` and ``slice2d``: the loss around captured snapshots, and where the run went."""
+"""``landscape analyze slice1d`` and ``slice2d``: the loss around captured snapshots, and where runs went."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from landscape.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from landscape.analysis.slice_cost import SliceEstimate
     from landscape.analysis.slice_settings import SliceSettings
+    from landscape.store import Run
     from landscape.sweeps.engines import Engine
 
 TOLERANCE = 0.01
@@ -22,6 +25,7 @@ StepsOption = Annotated[
     str | None,
     typer.Option("--steps", "--step", help="A slice at each of these snapshots, e.g. 0,50 (default: the last)."),
 ]
+PointsOption = Annotated[int, typer.Option(min=2, help="An axis; an odd number has the snapshot among them.")]
 RadiusOption = Annotated[
     float | None,
     typer.Option(
@@ -37,6 +41,18 @@ DirectionsOption = Annotated[
     typer.Option(
         help="random (default); update, from the snapshot before; gradient; top eigenvectors; pca of the run's "
         "snapshots; line (or plane) through the --steps."
+    ),
+]
+CommonOption = Annotated[
+    int | None,
+    typer.Option(help="Directions and axes of the slice at this step for the slices at all --steps, which compare."),
+]
+JointOption = Annotated[
+    bool,
+    typer.Option(
+        "--joint",
+        help="One slice of all chosen runs, each with its trajectory: on their principal plane (pca, default), or on "
+        "the line (plane) through 2 (3) runs; --steps N: up to that snapshot.",
     ),
 ]
 DrawsOption = Annotated[int, typer.Option(min=1, help="So many independent random directions or pairs.")]
@@ -58,182 +74,226 @@ WorkersOption = Annotated[
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
 
 
-@errors_as_exits
-def slice1d(
-    *,
-    store: StoreArgument,
-    where: WhereOption = None,
-    steps: StepsOption = None,
-    points: Annotated[int, typer.Option(min=2, help="Of the line; odd: the snapshot is among them.")] = 51,
-    radius: RadiusOption = None,
-    normalization: NormalizationOption = None,
-    space: SpaceOption = "adapter",
-    directions: DirectionsOption = None,
-    draws: DrawsOption = 1,
-    seed: SeedOption = 0,
-    num_examples: ExamplesOption = None,
-    adaptive: AdaptiveOption = False,
-    tolerance: ToleranceOption = None,
-    trajectory: TrajectoryOption = None,
-    delta: DeltaOption = 0.1,
-    workers: WorkersOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """The loss along a line through captured snapshots (default: the last)."""
-    options = {
-        "dims": 1, "points": points, "radius": radius, "normalization": normalization, "space": space,
-        "directions": directions, "draws": draws, "seed": seed, "num_examples": num_examples,
-        "tolerance": _tolerance(adaptive, tolerance), "trajectory": trajectory, "delta": delta,
-    }  # fmt: skip
-    _slices(store, options, where=where, steps=steps, workers=workers, dry_run=dry_run, as_json=as_json)
+def _command(dims: int, points: int, summary: str) -> Callable[..., None]:
+    """One command; the two differ in the number of dimensions alone."""
+
+    @errors_as_exits
+    def command(
+        *,
+        store: StoreArgument,
+        where: WhereOption = None,
+        steps: StepsOption = None,
+        points: PointsOption = points,
+        radius: RadiusOption = None,
+        normalization: NormalizationOption = None,
+        space: SpaceOption = "adapter",
+        directions: DirectionsOption = None,
+        common: CommonOption = None,
+        joint: JointOption = False,
+        draws: DrawsOption = 1,
+        seed: SeedOption = 0,
+        num_examples: ExamplesOption = None,
+        adaptive: AdaptiveOption = False,
+        tolerance: ToleranceOption = None,
+        trajectory: TrajectoryOption = None,
+        delta: DeltaOption = 0.1,
+        workers: WorkersOption = None,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        options = {
+            "dims": dims, "points": points, "radius": radius, "normalization": normalization, "space": space,
+            "directions": directions, "draws": draws, "seed": seed, "num_examples": num_examples,
+            "tolerance": TOLERANCE if adaptive and tolerance is None else tolerance, "trajectory": trajectory,
+            "delta": delta, "common": common,
+        }  # fmt: skip
+        request = _Request(store, where, steps, options, joint)
+        _slices(request, workers=workers, dry_run=dry_run, as_json=as_json)
+
+    command.__name__, command.__doc__ = f"slice{dims}d", summary
+    return command
 
 
-@errors_as_exits
-def slice2d(
-    *,
-    store: StoreArgument,
-    where: WhereOption = None,
-    steps: StepsOption = None,
-    points: Annotated[int, typer.Option(min=2, help="Of each axis; odd: the snapshot is among them.")] = 21,
-    radius: RadiusOption = None,
-    normalization: NormalizationOption = None,
-    space: SpaceOption = "adapter",
-    directions: DirectionsOption = None,
-    draws: DrawsOption = 1,
-    seed: SeedOption = 0,
-    num_examples: ExamplesOption = None,
-    adaptive: AdaptiveOption = False,
-    tolerance: ToleranceOption = None,
-    trajectory: TrajectoryOption = None,
-    delta: DeltaOption = 0.1,
-    workers: WorkersOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """The loss on a plane through captured snapshots (default: the last), resumable by rows."""
-    options = {
-        "dims": 2, "points": points, "radius": radius, "normalization": normalization, "space": space,
-        "directions": directions, "draws": draws, "seed": seed, "num_examples": num_examples,
-        "tolerance": _tolerance(adaptive, tolerance), "trajectory": trajectory, "delta": delta,
-    }  # fmt: skip
-    _slices(store, options, where=where, steps=steps, workers=workers, dry_run=dry_run, as_json=as_json)
+slice1d = _command(1, 51, "The loss along a line through captured snapshots (default: the last).")
+slice2d = _command(2, 21, "The loss on a plane through captured snapshots (default: the last), resumable by rows.")
 
 
-def _tolerance(adaptive: bool, tolerance: float | None) -> float | None:
-    return TOLERANCE if adaptive and tolerance is None else tolerance
+@dataclass(frozen=True)
+class _Request:
+    """What the command was asked for.
+
+    Attributes:
+        options: of `SliceSettings`.
+    """
+
+    store: Path
+    where: str | None
+    steps: str | None
+    options: dict[str, Any]
+    joint: bool
+
+    @property
+    def settings(self) -> SliceSettings:
+        """Checked; `UsageError` for an option out of range."""
+        from landscape.analysis.slice_settings import SliceSettings
+
+        return SliceSettings(**self.options).checked(joint=self.joint)
+
+    @property
+    def wanted(self) -> list[int] | None:
+        """The steps that were asked for."""
+        from landscape.config.values import parse_values
+
+        if self.steps is None:
+            return None
+        values = parse_values(self.steps, "--steps")
+        for value in values:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UsageError(f"--steps: {value!r} is not a whole number")
+        return values
 
 
-def _slices(
-    store: Path,
-    options: dict[str, Any],
-    *,
-    where: str | None,
-    steps: str | None,
-    workers: int | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What a worker is told, and what it will make.
+
+    Attributes:
+        arguments: of the cell.
+        run: whose model it is measured on.
+        first_step: a snapshot of this run.
+        files: of the slices, and how many snapshots are projected on each.
+    """
+
+    arguments: dict[str, Any]
+    run: Run
+    first_step: int
+    files: dict[Path, int]
+
+
+def _slices(request: _Request, *, workers: int | None, dry_run: bool, as_json: bool) -> None:
     """Slices of the chosen runs: say what they will cost, measure, print.
 
     Raises:
         UsageError: an option out of range or nothing to measure, before anything is measured.
         typer.Exit: some runs failed.
     """
-    from landscape.analysis.slice_settings import SliceSettings
-    from landscape.sweeps.analyses import SLICE, run_analyses
+    from landscape.sweeps.analyses import JOINT_SLICE, SLICE, run_analyses
 
-    settings = SliceSettings(**options).checked()
-    arguments, skipped = _choose(store, where, settings, steps)
-    for values in arguments.values():
-        values["options"] = options
+    settings = request.settings
+    runs, skipped = _captured(request)
+    jobs, problems = (_joint_job if request.joint else _jobs_by_run)(request, settings, runs)
     name, console = f"slice{settings.dims}d", stderr(quiet=as_json)
-    with engine_for(len(arguments), workers) as engine:
-        check_anything_left(store, len(arguments), skipped)
-        estimate = _estimate(settings, arguments, engine)
+    with engine_for(len(jobs), workers) as engine:
+        estimate = _estimate(settings, jobs, problems, engine)
+        if request.joint and estimate.slices:
+            estimate = replace(estimate, runs=len(runs))
         if dry_run:
             if as_json:
-                print_json({"store": store, "estimate": estimate.to_json(), "skipped": list(skipped)})
+                print_json({"store": request.store, "estimate": estimate.to_json(), "skipped": list(skipped)})
             else:
                 typer.echo(estimate.sentence())
             return
         console.print(f"{name}: {estimate.sentence()}", markup=False, soft_wrap=True)
-        shown = console
+        arguments, shown = {key: job.arguments for key, job in jobs.items()}, console
         if engine.num_workers == 0 and len(arguments) == 1 and console.is_terminal and not as_json:
             # A bar over the points of the run says more than one over one run.
-            arguments, shown = {run_id: {**values, "progress": True} for run_id, values in arguments.items()}, None
-        result = run_analyses(name, SLICE, arguments, engine, shown)
+            arguments, shown = {key: {**values, "progress": True} for key, values in arguments.items()}, None
+        result = run_analyses(name, JOINT_SLICE if request.joint else SLICE, arguments, engine, shown)
         if shown is None:
-            for run_id, error in result.errors.items():
-                console.print(f"failed {run_id}: {error.strip().splitlines()[-1]}", markup=False, soft_wrap=True)
-    finish(store, result, _line, skipped, as_json, estimate=estimate.to_json())
+            for key, error in result.errors.items():
+                console.print(f"failed {key}: {error.strip().splitlines()[-1]}", markup=False, soft_wrap=True)
+    finish(request.store, result, _line, skipped, as_json, estimate=estimate.to_json())
 
 
-def _choose(
-    store: Path, where: str | None, settings: SliceSettings, steps: str | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Arguments of the runs that can be sliced, and why the others cannot."""
+def _captured(request: _Request) -> tuple[list[Run], dict[str, str]]:
+    """The chosen runs with snapshots, and why the others cannot be sliced."""
     from landscape.analysis import captured_steps
-    from landscape.cli.selection import choose_steps, select_runs
-    from landscape.config.values import parse_values
+    from landscape.cli.selection import select_runs
 
-    wanted = None if steps is None else parse_values(steps, "--steps")
-    for value in wanted or ():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise UsageError(f"--steps: {value!r} is not a whole number")
-    arguments: dict[str, dict[str, Any]] = {}
+    runs: list[Run] = []
     skipped: dict[str, str] = {}
-    for run in select_runs(store, where):
+    for run in select_runs(request.store, request.where):
         try:
             available = captured_steps(run, "adapter")
         except StoreError:
             available = []
-        if not available:
+        if available:
+            runs.append(run)
+        else:
             skipped[run.id] = "no snapshots"
-            continue
-        chosen = choose_steps(available, None, wanted, settings.num_anchors)
-        arguments[run.id] = {"store": str(store.absolute()), "run_id": run.id, "steps": chosen}
-    return arguments, skipped
+    check_anything_left(request.store, len(runs), skipped)
+    return runs, skipped
 
 
-def _estimate(settings: SliceSettings, arguments: dict[str, dict[str, Any]], engine: Engine) -> SliceEstimate:
+def _jobs_by_run(request: _Request, settings: SliceSettings, runs: list[Run]) -> tuple[dict[str, _Job], dict[str, str]]:
+    """A job a run, and what is wrong with runs, which their own jobs will meet again."""
+    from landscape.analysis import captured_steps
+    from landscape.analysis.restored import check_steps
+    from landscape.analysis.slices import targets
+    from landscape.cli.selection import choose_steps
+    from landscape.store.slices import slice_path
+
+    jobs, problems = {}, {}
+    for run in runs:
+        steps = choose_steps(captured_steps(run, "adapter"), None, request.wanted, settings.num_anchors)
+        check_steps(run, [] if settings.common is None else [settings.common])
+        files: dict[Path, int] = {}
+        try:
+            for goal in targets(run, settings, steps):
+                files[slice_path(run.analysis_dir, settings.dims, goal.identity)] = len(goal.trajectory)
+        except StoreError as error:
+            problems[run.id] = str(error)
+        arguments = {"store": str(request.store.absolute()), "run_id": run.id, "steps": steps}
+        jobs[run.id] = _Job({**arguments, "options": request.options}, run, steps[0], files)
+    return jobs, problems
+
+
+def _joint_job(request: _Request, settings: SliceSettings, runs: list[Run]) -> tuple[dict[str, _Job], dict[str, str]]:
+    """One job of all runs; what is wrong with them is an error right away."""
+    from landscape.analysis.slice_joint import joint_target
+    from landscape.store.slices import joint_slices_dir, slice_path
+
+    wanted = request.wanted or [None]
+    if len(wanted) > 1:
+        raise UsageError(f"--steps: {len(wanted)} with --joint; allowed: one, the last whose snapshots count")
+    goal = joint_target(runs, settings, wanted[0])
+    path = slice_path(joint_slices_dir(request.store), settings.dims, goal.identity)
+    arguments = {"store": str(request.store.absolute()), "run_ids": [run.id for run in goal.runs], "until": wanted[0]}
+    arguments["options"] = request.options
+    return {"joint": _Job(arguments, goal.runs[0], goal.anchors[0], {path: sum(map(len, goal.paths))})}, {}
+
+
+def _estimate(
+    settings: SliceSettings, jobs: dict[str, _Job], problems: dict[str, str], engine: Engine
+) -> SliceEstimate:
     """What the slices will cost, from a forward pass timed on one run of each model and task."""
     from landscape.analysis.slice_cost import estimate_slices, forwards
-    from landscape.analysis.slices import targets
-    from landscape.store import Store
-    from landscape.store.slices import slice_path
     from landscape.sweeps.analyses import TIME_FORWARD, run_analyses
 
     passes: dict[str, list[tuple[int, int]]] = {}
-    problems: dict[str, str] = {}
     same_cost: dict[tuple[Any, ...], list[str]] = {}
-    known = 0
-    for run_id, values in arguments.items():
-        run = Store.open(values["store"]).get(run_id)
-        try:
-            goals = targets(run, settings, values["steps"])
-            config = run.config
-        except StoreError as error:  # which the run's own job will meet again
-            problems[run_id] = str(error)
-            continue
-        missing = [goal for goal in goals if not slice_path(run.analysis_dir, settings.dims, goal.identity).is_file()]
-        known += len(goals) - len(missing)
-        passes[run_id] = [forwards(settings, goal) for goal in missing]
-        if missing:
+    for key, job in jobs.items():
+        passes[key] = [forwards(settings, projected) for path, projected in job.files.items() if not path.is_file()]
+        if passes[key]:
+            config = job.run.config
             kind = (config.model, config.task, config.dtype, config.method == "full", config.rank)
-            same_cost.setdefault(kind, []).append(run_id)
-    jobs = {
-        runs[0]: {
-            **{key: arguments[runs[0]][key] for key in ("store", "run_id")},
-            "step": arguments[runs[0]]["steps"][0],
+            same_cost.setdefault(kind, []).append(key)
+    stands_for = {key: jobs[keys[0]].run.id for keys in same_cost.values() for key in keys}
+    timings = {
+        job.run.id: {
+            "store": job.arguments["store"],
+            "run_id": job.run.id,
+            "step": job.first_step,
             "num_examples": settings.num_examples,
         }
-        for runs in same_cost.values()
+        for job in (jobs[keys[0]] for keys in same_cost.values())
     }
-    timed = run_analyses("timing", TIME_FORWARD, jobs, engine)
-    problems |= {run_id: error.strip().splitlines()[-1] for run_id, error in timed.errors.items()}
-    stands_for = {run_id: runs[0] for runs in same_cost.values() for run_id in runs}
-    return estimate_slices(passes, known, timed.results, stands_for, max(1, engine.num_workers), problems)
+    timed = run_analyses("timing", TIME_FORWARD, timings, engine)
+    untimed = {run_id: error.strip().splitlines()[-1] for run_id, error in timed.errors.items()}
+    known = sum(path.is_file() for job in jobs.values() for path in job.files)
+    return estimate_slices(
+        passes, known, timed.results, stands_for, max(1, engine.num_workers), {**problems, **untimed}
+    )
 
 
 def _line(rows: Rows) -> str:
@@ -243,13 +303,18 @@ def _line(rows: Rows) -> str:
 def _slice(row: dict[str, Any]) -> str:
     anchors = row["anchors"]
     place = f"step {row['step']}" if len(anchors) == 1 else f"steps {', '.join(map(str, anchors))}"
+    if len(row["runs"]) > 1:
+        place = f"{len(row['runs'])} runs"
+    elif row["common"] is not None:
+        place += f" (as at {row['common']['step']})"
     parts = [f"{place}: loss {row['origin_loss']:.4g}, {row['smallest']:.4g} to {row['largest']:.4g}"]
     if row.get("width") is not None:
         parts.append(f"width {row['width']:.3g}")
     if row["barrier"] is not None:
         parts.append(f"barrier {row['barrier']:.3g}")
     if row["explained_variance"] is not None:
-        parts.append(f"the plane explains {row['explained_variance']:.1%} of the trajectory")
+        of = "trajectory" if len(row["explained_by_run"]) == 1 else "trajectories"
+        parts.append(f"the plane explains {row['explained_variance']:.1%} of the {of}")
     if row["error_bound"] is not None:
         parts.append(
             f"{row['num_evaluations']} of {row['points'] * row['draws']} points, error ≤ {row['error_bound']:.2g}"

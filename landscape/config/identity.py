@@ -40,11 +40,14 @@ def run_id(config: RunConfig, data_digest: str, model_digest: str, num_processes
         model_digest: of the model's content or hub id, likewise.
         num_processes: of a distributed run; each adds a batch to every optimizer step.
     """
-    values = config.model_dump(mode="json", exclude=set(NOT_HASHED) | {"model"})
+    # Most runs have no adapter of their own below the method, and are named as before that key existed.
+    unused = set() if config.adapter else {"adapter", "adapter_args"}
+    values = config.model_dump(mode="json", exclude=set(NOT_HASHED) | {"model"} | unused)
     values.update(model=model_digest, data=data_digest, schema=SCHEMA_VERSION)
     if num_processes > 1:
         values.update(num_processes=num_processes)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     rank = f"-r{config.rank}" if config.rank else ""
     rate = f"{config.learning_rate:g}".replace("e-0", "e-")
-    return f"{config.method}{rank}-lr{rate}-s{config.seed}-{digest[:10]}"
+    name = f"{config.method}-{config.adapter}" if config.adapter else config.method
+    return f"{name}{rank}-lr{rate}-s{config.seed}-{digest[:10]}"

@@ -10,7 +10,7 @@ from landscape.config.run import ALIASES, RunConfig, canonical_keys, read_yaml
 from landscape.config.values import parse_scalar
 from landscape.errors import UsageError, nearest
 
-NESTED = ("capture", "columns", "data_files", "method_args", "model_kwargs")
+NESTED = ("adapter_args", "capture", "columns", "data_files", "method_args", "model_kwargs")
 """The keys that hold mappings, so that ``method_args.rho`` names one entry of them."""
 
 

@@ -71,6 +71,8 @@ class RunConfig(BaseModel):
 
     method: str = Field("lora", description="landscape methods lists them")
     method_args: dict[str, Any] = Field({}, description="the method's own hyperparameters")
+    adapter: str | None = Field(None, description="another method's adapter below a perturbation; null: lora")
+    adapter_args: dict[str, Any] = Field({}, description="that adapter's hyperparameters")
     rank: int | None = Field(8, ge=1, description="LoRA rank r; ignored by full fine-tuning")
     alpha: float | str | None = Field(16.0, description="LoRA alpha: a number or a rule such as r, 2r, r/2")
     lora_dropout: float | None = Field(0.0, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""Runs the whole benchmark on one split and prints its tables: ``python -m landscape.episodes.benchmark_run --help``.
+"""Runs the benchmark on one split and prints its tables: ``python -m landscape.episodes.benchmark_run --help``.
 
 Thresholds of the detectors are tuned on the development split, whatever split is measured.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,29 +21,52 @@ from landscape.episodes.benchmark import (
     TEST,
     Outcome,
     clopper_pearson,
+    counts,
     draw_recipes,
     equal_rate_threshold,
     evaluate,
+    f1_difference,
     false_positives,
     kolmogorov_smirnov,
     ours,
     sensitivity,
 )
-from landscape.episodes.control import Control
 from landscape.episodes.detector import detect_episodes
 from landscape.episodes.online import OnlineWatch
 from landscape.episodes.rivals import Rival, installed
-from landscape.episodes.synthetic import CONFOUNDERS, TRENDS, Recipe, add_episode, generate
+from landscape.episodes.semireal import SharedRuns, sibling_table
+from landscape.episodes.synthetic import CONFOUNDERS, TRENDS, Recipe, generate
 
 ALPHA = 0.05
-CELLS = ((3, 0.1), (4, 0.1), (6, 0.03), (6, 0.05), (6, 0.1), (6, 0.25), (12, 0.01), (12, 0.05))
-"""(amplitude in noise units, duration as a share of the run) of the cells with one episode."""
-OWN_FAMILIES = (("white", "flat"), ("ar0.5", "flat"), ("ar0.8", "flat"))
-"""(noise, trend) families that the null model contains exactly."""
+OWN_FAMILIES = ("white", "ar0.5", "ar0.8")
+"""Noises that the null model contains exactly; with a flat trend, the least favorable one."""
 FOREIGN_FAMILIES = ("long_memory", "heavy", "ripple", "level")
 OURS = "landscape"
 
 Table = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Curves of one difficulty."""
+
+    amplitude: float
+    """Noise units."""
+    duration: float
+    """Share of the run."""
+    episodes: int = 1
+    recovered: float = 1.0
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of a recipe it fixes."""
+        return {"confounder": "none", **vars(self)}
+
+
+CELLS = (
+    *(Cell(*c) for c in ((3, 0.1), (4, 0.1), (6, 0.03), (6, 0.05), (6, 0.1), (6, 0.25), (12, 0.01), (12, 0.05))),
+    Cell(6, 0.1, episodes=2), Cell(6, 0.1, episodes=3), Cell(6, 0.1, recovered=0.5), Cell(6, 0.1, recovered=0.0),
+)  # fmt: skip
 
 
 def detectors() -> dict[str, Rival]:
@@ -81,37 +107,53 @@ def _null_row(name: str, confounder: str, outcomes: list[Outcome], documented: f
         "confounder": confounder,
         "curves": plain.curves,
         "rate": plain.rate,
+        "low": plain.low,
         "upper": plain.high,
         "rate_tuned": equal.rate,
+        "upper_tuned": equal.high,
         "ms": float(np.mean([o.milliseconds for o in outcomes])),
     }
 
 
 def sensitivity_table(count: int, first: int, thresholds: dict[str, float]) -> Table:
-    """F1, recall and onset error per cell and detector, at thresholds of equal false-positive rate (ours: p ≤ 0.05)."""
+    """F1, recall and onset error per cell and detector, at equal false-positive rate (ours: p ≤ 0.05).
+
+    `behind` is what ours exceeds the detector by in F1, with the 95 % interval over curves; the last rows pool the
+    cells.
+    """
     rows: Table = []
-    for k, (amplitude, duration) in enumerate(CELLS):
+    pooled: dict[str, list[np.ndarray]] = {}
+    for k, cell in enumerate(CELLS):
+        mine = None
         for name, rival in detectors().items():
-            rng = np.random.default_rng([first, 2, k])
-            fixed = {"confounder": "none", "episodes": 1, "amplitude": float(amplitude), "duration": duration}
-            outcomes = evaluate(rival.detector, draw_recipes(count, rng, **fixed), first + 10_000)
+            recipes = draw_recipes(count, np.random.default_rng([first, 2, k]), **cell.fixed)
+            outcomes = evaluate(rival.detector, recipes, first + 10_000 + 1000 * k)
             threshold = rival.documented if name == OURS else thresholds[name]
+            table = counts(outcomes, threshold)
+            mine = table if name == OURS or mine is None else mine
+            pooled.setdefault(name, []).append(table)
             loose, strict = sensitivity(outcomes, threshold), sensitivity(outcomes, threshold, 0.5)
             rows.append(
-                {
-                    "detector": name,
-                    "amplitude": amplitude,
-                    "duration": duration,
-                    "curves": count,
-                    "f1": loose.f1,
-                    "precision": loose.precision,
-                    "recall": loose.recall,
-                    "f1_half": strict.f1,
-                    "onset_error": loose.onset_error,
-                    "ms": float(np.mean([o.milliseconds for o in outcomes])),
-                }
+                {"detector": name, **vars(cell), "curves": count}
+                | {"f1": loose.f1, "precision": loose.precision, "recall": loose.recall, "f1_half": strict.f1}
+                | {"onset_error": loose.onset_error, "peak_error": loose.peak_error}
+                | _behind(mine, table)
+                | {"ms": float(np.mean([o.milliseconds for o in outcomes]))}
             )
+    for name, tables in pooled.items():
+        whole = np.concatenate(tables)
+        hits, true, reported = whole.sum(axis=0).tolist()
+        rows.append(
+            {"detector": name, "amplitude": "all", "curves": len(whole), "f1": 2 * hits / max(true + reported, 1)}
+            | {"precision": hits / max(reported, 1), "recall": hits / true}
+            | _behind(np.concatenate(pooled[OURS]), whole)
+        )
     return rows
+
+
+def _behind(ours_: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    difference, low, high = f1_difference(ours_, theirs)
+    return {"behind": difference, "behind_low": low, "behind_high": high}
 
 
 def p_value(recipe: Recipe, seed: int) -> float:
@@ -120,66 +162,25 @@ def p_value(recipe: Recipe, seed: int) -> float:
     return min((e.p_value for e in detect_episodes(curve.steps, curve.values)), default=1.0)
 
 
-def calibration_table(count: int, first: int, points: int = 600) -> Table:
-    """P(p ≤ α) per family on curves without an episode, and the distance from uniform for the null's own families."""
-    rows: Table = []
-    own = [(noise, (trend,)) for noise, trend in OWN_FAMILIES]
-    foreign = [(noise, tuple(TRENDS)) for noise in FOREIGN_FAMILIES]
-    flat = [(noise, ("flat",)) for noise in FOREIGN_FAMILIES]
-    families = [(4, *f) for f in own] + [(2, *f) for f in foreign] + [(1, *f) for f in flat]
-    for times, noise, trends in families:
-        p = [p_value(Recipe(points, trends[s % len(trends)], noise), first + 20_000 + s) for s in range(times * count)]
-        test = kolmogorov_smirnov(p)
-        rows.append(
-            {"noise": noise, "trend": "flat" if len(trends) == 1 else "all", "curves": times * count}
-            | {f"p<={a:g}": float(np.mean(np.array(p) <= a)) for a in (0.01, 0.05, 0.1)}
-            | {"ks_distance": test.distance, "ks_p": test.p_value}
-            | {"ks_excess": test.excess, "ks_excess_p": test.excess_p_value}
+def calibration_rows(count: int, first: int, points: int = 600) -> Iterator[dict[str, Any]]:
+    """P(p ≤ α) per family on curves without an episode, distances from uniform and the quantiles of p."""
+    families = [(noise, ("flat",), count) for noise in OWN_FAMILIES]
+    families += [(noise, tuple(TRENDS), count) for noise in FOREIGN_FAMILIES]
+    families += [(noise, ("flat",), count // 4) for noise in FOREIGN_FAMILIES]
+    for noise, trends, curves in families:
+        p = np.array(
+            [p_value(Recipe(points, trends[s % len(trends)], noise), first + 20_000 + s) for s in range(curves)]
         )
-    return rows
-
-
-def difficulty_curve(seed: int, amplitude: float, points: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(curve, base model's losses, sibling run) that share their batches' difficulty.
-
-    Correlations of the noise as measured between real runs on the same batches: 0.987 with a sibling, 0.9 with the
-    base model. The episode, a raised cosine over a tenth of the run, makes the noise-free curve rise by `amplitude`
-    units of the raw noise; 0 for none.
-    """
-    rng = np.random.default_rng([seed, 3])
-    difficulty = rng.standard_normal(points)
-
-    def noise(correlation: float) -> np.ndarray:
-        return correlation * difficulty + np.sqrt(1 - correlation**2) * rng.standard_normal(points)
-
-    own = np.sqrt(0.987)
-    u = np.arange(points) / points
-    clean, other = (rng.uniform(10, 30) * np.exp(-u * rng.uniform(3, 12)) for _ in range(2))
-    start = rng.uniform(0.2, 0.8) * points
-    if amplitude > 0:
-        add_episode(Recipe(points, shape="cosine", amplitude=amplitude, duration=0.1), clean, 1.0, start, rng)
-    return clean + noise(own), 5 + noise(0.9 / own), other + noise(own)
-
-
-def control_table(count: int, first: int) -> Table:
-    """Share of curves with p ≤ 0.05, raw and adjusted, over amplitudes.
-
-    The last column is the price of the assumption that a sibling has no episode of its own: curves without one,
-    adjusted by a sibling that has one of this amplitude.
-    """
-    rows: Table = []
-    for amplitude in (0.0, 0.5, 1.0, 2.0, 4.0):
-        hits = {"raw": 0, "base": 0, "sibling": 0, "false, sibling has it": 0}
-        for seed in range(count):
-            curve, base, sibling = difficulty_curve(first + seed, amplitude)
-            controls = {"raw": None, "base": Control(base, "base"), "sibling": Control(sibling, "sibling")}
-            for name, control in controls.items():
-                found = detect_episodes(np.arange(len(curve)), curve, control=control)
-                hits[name] += any(e.p_value <= ALPHA for e in found)
-            found = detect_episodes(np.arange(len(curve)), sibling, control=Control(curve, "sibling"))
-            hits["false, sibling has it"] += any(e.p_value <= ALPHA for e in found)
-        rows.append({"amplitude": amplitude, "curves": count} | {k: v / count for k, v in hits.items()})
-    return rows
+        test = kolmogorov_smirnov(p.tolist())
+        row: dict[str, Any] = {"noise": noise, "trend": "flat" if len(trends) == 1 else "all", "curves": curves}
+        row["own"] = noise in OWN_FAMILIES
+        for a in (0.01, 0.05, 0.1):
+            row[f"p<={a:g}"] = float((p <= a).mean())
+            row[f"within {a:g}"] = bool((p <= a).mean() <= a + 2 * np.sqrt(a * (1 - a) / curves))
+        row |= {"ks_distance": test.distance, "ks_p": test.p_value}
+        row |= {"ks_excess": test.excess, "ks_excess_p": test.excess_p_value}
+        row["quantiles"] = np.quantile(p, np.arange(1, 200) / 200).round(5).tolist()
+        yield row
 
 
 def online_table(count: int, first: int) -> Table:
@@ -216,7 +217,7 @@ def speed_table(first: int) -> Table:
     for points in (50, 1000, 10_000, 1_000_000):
         for episodes in (0, 1):
             times = []
-            for seed in range(3 if points > 100_000 else 10):
+            for seed in range(3 if points > 100_000 else 20):
                 curve = generate(Recipe(points=points, episodes=episodes), first + 30_000 + seed)
                 start = time.process_time()
                 detect_episodes(curve.steps, curve.values)
@@ -226,45 +227,89 @@ def speed_table(first: int) -> Table:
 
 
 def printed(title: str, rows: Table) -> None:
-    """A Markdown table."""
+    """A Markdown table; lists are left out."""
     print(f"\n### {title}\n")
     if not rows:
         return
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    keys = [key for key, value in rows[0].items() if not isinstance(value, list)]
+    print("| " + " | ".join(keys) + " |\n|" + " --- |" * len(keys))
     for row in rows:
-        print(
-            "| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) + " |", flush=True
-        )
+        cells = [row.get(key, "") for key in keys]
+        print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in cells) + " |", flush=True)
 
 
-def main() -> None:
-    """Measure one split."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def write_result(result: dict[str, Any], path: str | Path) -> None:
+    """One row a line, five digits, null for what is not known."""
+    parts = []
+    for key, value in _plain(result).items():
+        lines = ",\n".join("  " + json.dumps(row) for row in value) if isinstance(value, list) else ""
+        parts.append(f" {json.dumps(key)}: " + (f"[\n{lines}\n ]" if lines else json.dumps(value)))
+    Path(path).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if np.isfinite(value) else None
+    return value
+
+
+PARTS = ("nulls", "semi_real", "online", "speed", "calibration")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads."""
     parser.add_argument("--split", choices=("development", "test"), default="development")
-    parser.add_argument("--curves", type=int, default=100, help="curves in each cell")
-    parser.add_argument("--only", nargs="*", default=["nulls", "calibration", "control", "online", "speed"])
-    parser.add_argument("--json", help="file for the tables")
-    arguments = parser.parse_args()
+    parser.add_argument("--curves", type=int, default=100, help="curves in each cell; other counts follow from it")
+    parser.add_argument("--nulls", type=int, default=2000, help="curves in each family of the p-values")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--json", "-o", help="file for the tables")
+
+
+def run(arguments: argparse.Namespace, runs: SharedRuns | None) -> dict[str, Any]:
+    """Measure, print and write what the arguments ask for; semi-real curves need runs."""
     first, count = (TEST if arguments.split == "test" else DEVELOPMENT + 100_000), arguments.curves
-    result: dict[str, Table] = {}
-    simple: dict[str, Callable[[], Table]] = {
-        "calibration": lambda: calibration_table(5 * count, first),
-        "control": lambda: control_table(count, first),
+    result: dict[str, Any] = {
+        "setting": {"split": arguments.split, "first_seed": first, "curves": count, "machine": platform.machine()}
+    }
+    if runs is not None:
+        result["setting"] |= {"runs": runs.name, **runs.summary()}
+    simple: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+        "calibration": lambda: calibration_rows(arguments.nulls, first),
+        "semi_real": lambda: [] if runs is None else sibling_table(runs, count, first, DEVELOPMENT, ALPHA),
         "online": lambda: online_table(2 * count, first),
         "speed": lambda: speed_table(first),
     }
+
+    def keep() -> None:
+        if arguments.json:
+            write_result(result, arguments.json)
+
     for name in arguments.only:
         if name == "nulls":
             result["false_positives"], thresholds = null_table(4 * count, first, 6 * count)
             printed("False positives", result["false_positives"])
+            keep()
             result["sensitivity"] = sensitivity_table(2 * count, first, thresholds)
             printed("Sensitivity at equal false-positive rate", result["sensitivity"])
         else:
-            result[name] = simple[name]()
-            printed(name.capitalize(), result[name])
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as stream:
-            json.dump(result, stream, indent=1)
+            rows = result.setdefault(name, [])
+            for row in simple[name]():
+                rows.append(row)
+                keep()
+            printed(name.capitalize().replace("_", "-"), rows)
+        keep()
+    return result
+
+
+def main() -> None:
+    """Measure one split of synthetic curves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    run(parser.parse_args(), None)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ MIN_POINTS = 20
 MAX_BINS = 640
 """Longer curves are averaged to this many points before the test."""
 _TIES = 0.2
+_AROUND = 15
+"""Bins on either side that variances within bins are averaged over."""
 
 Array = NDArray[np.float64]
 
@@ -101,16 +103,25 @@ def prepare(
     return Curve(at[finite], y[finite], errors, rate, _gaps(finite), at)
 
 
-def dithered(values: Array, seed: int) -> Array:
-    """Discrete values with uniform noise of their own rounding added; others as they are.
+def quantum(values: Array) -> float:
+    """Distance between neighboring levels of discrete values, 0 for others.
 
-    Robust scales of values with many ties are zero or one quantum, at random. Where more than a fifth of the
-    neighbors are equal the quantum is the 5 % quantile of the other differences.
+    Discrete are values of which more than a fifth equal their neighbor; the quantum is the 5 % quantile of the other
+    differences.
     """
     sizes = np.abs(np.diff(values))
     if (sizes == 0).mean() <= _TIES or not sizes.any():
+        return 0.0
+    return float(np.quantile(sizes[sizes > 0], 0.05))
+
+
+def dithered(values: Array, quantum: float, seed: int) -> Array:
+    """Discrete values with uniform noise of their own rounding added; others as they are.
+
+    Robust scales of values with many ties are zero or one quantum, at random.
+    """
+    if quantum <= 0:
         return values
-    quantum = np.quantile(sizes[sizes > 0], 0.05)
     return values + quantum * np.random.default_rng([seed, 3]).uniform(-0.5, 0.5, len(values))
 
 
@@ -121,8 +132,8 @@ class Bins:
     edges: NDArray[np.int64]
     """(bins + 1,) first point of each bin, and the number of points."""
     values: Array
-    within: float
-    """Variance of points about their bin's mean: the median over bins; 0 where a bin is a point."""
+    within: Array
+    """(bins,) variance of points about their bin's mean, the mean over neighboring bins; 0 where a bin is a point."""
 
     @property
     def size(self) -> float:
@@ -135,12 +146,16 @@ def binned(values: Array) -> Bins:
     bins = -(-len(values) // -(-len(values) // MAX_BINS))
     edges = np.linspace(0, len(values), bins + 1).astype(np.int64)
     if bins == len(values):
-        return Bins(edges, values, 0.0)
+        return Bins(edges, values, np.zeros(bins))
     sizes = np.diff(edges)
     means = np.add.reduceat(values, edges[:-1]) / sizes
     centered = values - np.repeat(means, sizes)
     within = np.add.reduceat(centered**2, edges[:-1]) / sizes
-    return Bins(edges, means, float(np.median(within)))
+    # A slope through the bin is no noise: its variance there is a twelfth of its squared fall.
+    within = np.maximum(within - np.gradient(means) ** 2 / 12, 0.1 * within)
+    box = np.full(2 * _AROUND + 1, 1 / (2 * _AROUND + 1))
+    around = np.convolve(np.pad(within, _AROUND, mode="reflect"), box, "valid")
+    return Bins(edges, means, around)
 
 
 def positions(steps: Array, marks: Sequence[float]) -> NDArray[np.int64]:

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from landscape.episodes.boundaries import refine_onset, refine_recovery
-from landscape.episodes.calibration import NoiseFit, NullDistribution, calibrate, fit_null
+from landscape.episodes.calibration import NoiseFit, NullDistribution, calibrate, fit_null, without_stretches
 from landscape.episodes.candidates import Candidate, find_candidates, moving_mean
 from landscape.episodes.control import Control, adjust
-from landscape.episodes.curve import Array, Bins, Curve, binned, dithered, prepare
+from landscape.episodes.curve import Array, Bins, Curve, binned, dithered, prepare, quantum
 from landscape.episodes.flags import shape_flags
 from landscape.episodes.marks import Marks, allowed_positions, find_marks, without_epoch_jumps
 from landscape.episodes.repair import Repaired, repair
 from landscape.episodes.results import Episode, Kind
-from landscape.episodes.scan import scan, scan_design
+from landscape.episodes.scan import ScanDesign, scan, scan_design
+from landscape.episodes.trend import without_drops
 from landscape.errors import UsageError
+
+VERSION = 2
+"""Raised when the same curve gets another verdict: results that were kept are then tested again."""
 
 _LIMIT = 8
 """Candidates reported at most, beside those that a mark explains and single bad batches."""
@@ -26,6 +30,14 @@ _RECOVERED, _LOST = 0.8, 0.2
 """Shares of the rise that must be lost again for an episode and for a partial one."""
 _DESCENT = 1.0
 """Noise units that the curve must have come down before a rebound; less is `rebound_only`."""
+_LONG = 8
+"""Points a bin above which a point's noise is read from within the bins."""
+_PASSES = 4
+"""Times that the rest of a curve is tested, at most."""
+_HOPELESS = 0.5
+"""p-value, by the pass before, above which the rest is not tested again."""
+_MARGIN = 0.1
+"""Share of an episode's length that is set aside with it on either side."""
 _SPIKE = 6.0
 """Noise units above which a repaired outlier is listed as a bad batch."""
 
@@ -47,8 +59,13 @@ class _Subject:
 
     def unit(self, fit: NoiseFit) -> Array:
         """(points,) standard deviation of one point's noise: of its bin's mean, and of points within bins."""
-        scale = np.interp(np.arange(len(self.values)), self.centers, fit.scale)
-        return scale * np.sqrt(fit.variance + self.bins.within)
+        variance = fit.deviation**2
+        if self.bins.size > _LONG:
+            # Steps between the means of many points are mostly trend where it is steep; points within a bin are not.
+            variance = self.bins.within + np.minimum(variance, self.bins.within)
+        elif self.bins.size > 1:
+            variance = variance + self.bins.within
+        return np.sqrt(np.interp(np.arange(len(self.values)), self.centers, variance))
 
 
 def detect_episodes(
@@ -62,7 +79,7 @@ def detect_episodes(
     resume_steps: Sequence[float] = (),
     standard_errors: ArrayLike | None = None,
     control: Control | ArrayLike | None = None,
-    resamples: int = 399,
+    resamples: int = 99,
 ) -> list[Episode]:
     """Every candidate rebound of a loss curve, most significant first; those with p_value <= alpha count.
 
@@ -73,14 +90,14 @@ def detect_episodes(
         steps: (n,) strictly increasing.
         values: (n,) losses; NaN and infinite values are divergences, p-value 0.
         warmup_steps: Steps at the beginning in which a rise does not count.
-        alpha: Level of the test; it decides which candidates a caller should count, and nothing else.
+        alpha: Level of the test: which candidates a caller should count, and after which the rest is tested again.
         seed: Of the resampling.
         learning_rate: (n,) or None; a rise with the learning rate does not count, a recovery with its fall is flagged.
         epoch_steps: Steps at which an epoch begins.
         resume_steps: Steps at which training was resumed.
         standard_errors: (n,) of the values, such as an evaluation's; the noise is never taken for less.
         control: A curve of the same batches' difficulty (see `landscape.episodes.control`).
-        resamples: Of the null at most; p-values are multiples of 1/(resamples + 1). More for many runs at once.
+        resamples: Of the null. They give the scores' center and scatter; p-values down to 0.0001 need no more of them.
 
     Raises:
         UsageError: bad input, named (see `landscape.episodes.curve.prepare`).
@@ -100,45 +117,108 @@ def detect_episodes(
     # A power of two, so that no digit changes: squares of very large or small losses would leave the range of floats.
     unit = 2.0 ** np.clip(np.round(np.log2(np.ptp(adjusted))), -1000, 1000)
     errors = None if curve.errors is None else curve.errors / unit
-    repaired = repair(adjusted / unit)
-    repaired = replace(repaired, values=dithered(repaired.values, seed))
-    tested = _tested(replace(curve, errors=errors), repaired, marks, name, seed, resamples)
+    level = quantum(adjusted / unit)
+    repaired = repair(dithered(adjusted / unit, level, seed), level)
+    tested = _tested(replace(curve, errors=errors), repaired, marks, name, seed, resamples, alpha)
     found += [one.times(float(unit)) for one in tested]
     return sorted(found, key=lambda e: (e.p_value, -e.amplitude_noise))
 
 
-def _tested(curve: Curve, repaired: Repaired, marks: Marks, name: str, seed: int, resamples: int) -> list[Episode]:
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One test of what no earlier pass has found."""
+
+    fit: NoiseFit
+    null: NullDistribution
+    episodes: list[Episode]
+
+
+def _tested(
+    curve: Curve, repaired: Repaired, marks: Marks, name: str, seed: int, resamples: int, alpha: float
+) -> list[Episode]:
     """Candidates with their p-values, and what marks and bad batches explain."""
     flat = without_epoch_jumps(repaired.values, marks.epochs) if len(marks.epochs) else repaired.values
     subject = _Subject(curve, flat, binned(flat), marks, name)
     if np.ptp(flat) <= 0:
         return _bad_batches(subject, repaired, np.zeros_like(flat))
-    values = subject.bins.values - subject.bins.values.mean()
-    design = scan_design(len(values))
-    allowed = allowed_positions(marks, subject.bins, design)
-    everywhere = (None,) * len(design.contrasts)
-    # float32 would lose a small rebound on a large offset; the resamples have none.
-    whole = scan(values, design, everywhere, keep=True)
-    fit = fit_null(values, whole, design, seed)
-    certain = _certainty(curve, subject.bins, fit)
-    seen = scan(values, design, allowed, keep=True)
-    null = calibrate(seen.maxima * certain, fit, design, allowed, seed, resamples)
-    lowest = float(null.scores[int(0.3 * len(null.scores))])
-    found = find_candidates(values, seen.times(certain), design, null.center, null.spread, _LIMIT, lowest)
-    tested = _distinct([_episode(subject, c, fit, null.p_value(c.score)) for c in found])
-    explained = _bad_batches(subject, repaired, subject.unit(fit))
+    first, tested = _passes(subject, seed, resamples, alpha)
+    explained = _bad_batches(subject, repaired, subject.unit(first.fit))
     if marks.zones or flat is not repaired.values:
-        explained += _explained(subject, repaired, fit, null, tested)
+        explained += _explained(subject, repaired, first.fit, first.null, tested)
     return tested + explained
 
 
-def _distinct(episodes: list[Episode]) -> list[Episode]:
-    """Without those that, at full resolution, overlap a more significant one by half of the shorter of the two."""
+def _passes(subject: _Subject, seed: int, resamples: int, alpha: float) -> tuple[_Pass, list[Episode]]:
+    """Test, set aside what counts, test the rest, and so on: rebounds hide one another in the noise's estimate.
+
+    Step-down: a pass is made only if the one before found something, and no p-value is below that of a pass before, so
+    that the chance of any episode too many stays alpha. From the second pass on p-values are doubled: boundaries that
+    missed a little of an episode must not make another.
+    """
+    # float32 would lose a small rebound on a large offset; the resamples have none.
+    values = subject.bins.values - subject.bins.values.mean()
+    test = first = _pass(subject, values, (), seed, resamples)
+    counted: list[Episode] = []
+    for k in range(_PASSES):
+        gate, times = max((e.p_value for e in counted), default=0.0), min(k + 1, 2)
+        fresh = [replace(e, p_value=min(max(times * e.p_value, gate), 1.0)) for e in test.episodes]
+        fresh = _distinct(fresh, counted)
+        counted += [e for e in fresh if e.p_value <= alpha]
+        rest = [e for e in fresh if e.p_value > alpha]
+        if len(rest) == len(fresh):
+            return first, counted + rest
+        taken = _taken(subject, counted)
+        filled = without_stretches(values, taken)
+        allowed = _allowed(subject, scan_design(len(values)), taken)
+        again = scan(filled, scan_design(len(values)), allowed, calm=without_drops(filled))
+        if test.null.p_value(float(test.null.score(again.maxima))) > _HOPELESS:
+            return first, counted + rest
+        test = _pass(subject, filled, taken, seed, resamples)
+    return first, counted
+
+
+def _taken(subject: _Subject, episodes: list[Episode]) -> tuple[tuple[int, int], ...]:
+    """Bins of episodes, with a margin on either side."""
+    steps, edges, bins = subject.curve.steps, subject.bins.edges, len(subject.bins.values)
+    result = []
+    for e in episodes:
+        at = np.searchsorted(edges, np.searchsorted(steps, [e.onset, e.recovery]), side="right") - 1
+        margin = int(_MARGIN * (at[1] - at[0])) + max(bins // 100, 2)
+        result.append((max(int(at[0]) - margin, 0), min(int(at[1]) + margin + 1, bins)))
+    return tuple(sorted(result))
+
+
+def _allowed(
+    subject: _Subject, design: ScanDesign, taken: tuple[tuple[int, int], ...]
+) -> tuple[NDArray[np.bool_] | None, ...]:
+    """Window pairs clear of every zone and of what is set aside."""
+    edges = subject.bins.edges
+    zones = tuple(("taken", int(edges[a]), int(edges[b])) for a, b in taken)
+    marks = replace(subject.marks, zones=subject.marks.zones + zones)
+    return allowed_positions(marks, subject.bins, design)
+
+
+def _pass(subject: _Subject, values: Array, taken: tuple[tuple[int, int], ...], seed: int, resamples: int) -> _Pass:
+    """Test centered bins (n,) outside the stretches that are taken."""
+    design = scan_design(len(values))
+    allowed = _allowed(subject, design, taken)
+    calm = without_drops(values)
+    whole = scan(values, design, (None,) * len(design.contrasts), True, calm)
+    fit = fit_null(values, whole, design, seed)
+    certain = _certainty(subject.curve, subject.bins, fit)
+    seen = scan(values, design, allowed, True, calm).times(certain)
+    null = calibrate(fit, design, allowed, seed, resamples)
+    found = find_candidates(values, seen, design, null.center, null.spread, _LIMIT, null.quantile(0.3))
+    return _Pass(fit, null, [_episode(subject, c, fit, null.p_value(c.score)) for c in found])
+
+
+def _distinct(episodes: list[Episode], others: list[Episode]) -> list[Episode]:
+    """Without those that, at full resolution, overlap another or a more significant one by half of the shorter."""
     result: list[Episode] = []
     for one in episodes:
         overlaps = (
             min(one.recovery, e.recovery) - max(one.onset, e.onset) > 0.5 * min(one.duration, e.duration)
-            for e in result
+            for e in [*others, *result]
         )
         if not any(overlaps):
             result.append(one)
@@ -161,13 +241,13 @@ def _explained(
     values = raw.bins.values - raw.bins.values.mean()
     design = scan_design(len(values))
     found = scan(values, design, (None,) * len(design.contrasts), keep=True)
-    lowest = float(null.scores[int(0.95 * len(null.scores))])
+    lowest = null.quantile(0.95)
     result = []
     for c in find_candidates(values, found, design, null.center, null.spread, _LIMIT, lowest):
         one = _episode(raw, c, fit, 1.0)
         if not any(one.onset <= e.peak and e.onset <= one.peak and e.p_value < 1 for e in tested) and one.flags:
             result.append(one)
-    return _distinct(result)
+    return _distinct(result, [])
 
 
 def _with_values(subject: _Subject, values: Array) -> _Subject:

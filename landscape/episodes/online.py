@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-THRESHOLD = 6.4
+THRESHOLD = 7.2
 """Noise units of a rise of block means."""
 _SMALLEST = 4
 """Values a block, at least: shorter rises are spikes."""
+_CLIP = 1.0
+"""Half-spreads of five neighboring values within which the middle one is kept."""
 _ENOUGH = 8
 """Second differences before a time scale's own noise is trusted."""
 _MEDIAN = 0.6744898 * math.sqrt(1.5)
 """Median size of a second difference of independent block means of standard deviation 1."""
 _BACK = 0.2
 """Share of the rise below which the loss counts as back."""
+_PLAIN = ("first", "block_start", "level", "height", "since", "until")
+"""Attributes of a watch that are numbers or None."""
 _SLOWER = 2**-0.25
 """Ratio of the noise of blocks twice as long where it is not known: independent noise has 2^-½, long memory more."""
 
@@ -47,6 +53,12 @@ class _RunningMedian:
         self.value = 0.0
         self._first: list[float] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "value": self.value, "first": list(self._first)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count, self.value, self._first = state["count"], state["value"], list(state["first"])
+
     def add(self, x: float) -> None:
         self.count += 1
         if self.count <= 32:
@@ -65,6 +77,14 @@ class _Scale:
         self.means: deque[float] = deque(maxlen=4)
         self.starts: deque[float] = deque(maxlen=4)
         self.noise = _RunningMedian()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": list(self.means), "starts": list(self.starts), "noise": self.noise.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.means.extend(state["means"])
+        self.starts.extend(state["starts"])
+        self.noise.load_state_dict(state["noise"])
 
     def push(self, mean: float, start: float) -> None:
         if len(self.means) >= 3:
@@ -99,6 +119,30 @@ class OnlineWatch:
         self._block_start = 0.0
         self._level = self._height = 0.0
         self._since: float | None = None
+        self._until: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later answers depend on, as JSON holds it."""
+        return {
+            **{key: getattr(self, f"_{key}") for key in _PLAIN},
+            "recent": list(self._recent),
+            "pending": list(self._pending),
+            "block": list(self._block),
+            "open": list(self._open),
+            "scales": [scale.state_dict() for scale in self._scales],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken; warm-up and threshold are those of this watch."""
+        for key in _PLAIN:
+            setattr(self, f"_{key}", state[key])
+        self._recent = deque(state["recent"], maxlen=self._recent.maxlen)
+        self._pending = deque((at, value) for at, value in state["pending"])
+        self._block = list(state["block"])
+        self._open = [None if pair is None else (pair[0], pair[1]) for pair in state["open"]]
+        self._scales = [_Scale() for _ in state["scales"]]
+        for scale, saved in zip(self._scales, state["scales"], strict=True):
+            scale.load_state_dict(saved)
 
     def update(self, step: float, loss: float) -> Watch:
         """Take one step's loss; a loss that is not finite warns at once."""
@@ -106,7 +150,9 @@ class OnlineWatch:
         if step < self._first + self._warmup:
             return Watch(step, False, -math.inf, None)
         if not math.isfinite(loss):
-            self._since = step if self._since is None else self._since
+            if self._since is None:
+                self._since = step
+                self._level, self._height = self._usual()
             return Watch(step, True, math.inf, self._since)
         self._recent.append(loss)
         # A value is judged with its two successors in sight, so that one or two bad batches are taken out.
@@ -115,10 +161,17 @@ class OnlineWatch:
             return Watch(step, self._since is not None, -math.inf, self._since)
         at, value = self._pending.popleft()
         middle = sorted(self._recent)
-        spread = middle[3] - middle[1]
-        value = min(max(value, middle[2] - 3 * spread), middle[2] + 3 * spread)
+        # Each side by the spread of the other half: two bad batches of five are a half of their own.
+        below, above = middle[2] - middle[0], middle[4] - middle[2]
+        value = min(max(value, middle[2] - _CLIP * above), middle[2] + _CLIP * below)
         score = self._add(at, value)
         return Watch(step, self._since is not None, score, self._since)
+
+    def _usual(self) -> tuple[float, float]:
+        """(level, height) such that a block within two standard deviations of the last one's level counts as back."""
+        if not self._scales:
+            return math.inf, 0.0
+        return self._scales[0].means[-1], 2 * self._deviation(0) / _BACK
 
     def _add(self, step: float, value: float) -> float:
         if not self._block:
@@ -130,7 +183,7 @@ class OnlineWatch:
         self._block = []
         best = -math.inf
         if self._since is not None and mean <= self._level + _BACK * self._height:
-            self._since = None
+            self._since, self._until = None, step
         for k in range(64):
             if k == len(self._scales):
                 self._scales.append(_Scale())
@@ -139,7 +192,9 @@ class OnlineWatch:
             scale.push(mean, start)
             score, level, since = scale.rise(self._deviation(k))
             best = max(best, score)
-            if score > self._threshold and self._since is None:
+            # A longer block that has the last rebound in it would report it again.
+            fresh = self._until is None or start >= self._until
+            if score > self._threshold and self._since is None and fresh:
                 self._since, self._level, self._height = since, level, mean - level
             other = self._open[k]
             if other is None:

@@ -33,8 +33,11 @@ def running_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(np.minimum(x, y), np.minimum(np.maximum(x, y), e))
 
 
-def repair(values: NDArray[np.float64]) -> Repaired:
-    """Replace points that leave the median of five by more than four local standard deviations (Hampel 1974)."""
+def repair(values: NDArray[np.float64], quantum: float = 0.0) -> Repaired:
+    """Replace points that leave the median of five by more than four local standard deviations (Hampel 1974).
+
+    Discrete values are told by their `quantum`: of two levels the rarer one is no outlier.
+    """
     if len(values) < 5:
         return Repaired(values, np.empty(0, np.int64), np.empty(0))
     median = running_median(values)
@@ -44,7 +47,7 @@ def repair(values: NDArray[np.float64]) -> Repaired:
     edges = np.linspace(0, len(values), blocks + 1).astype(int)
     # Deviations from a median of five are zero at every fifth point or more, so the quantile is a high one.
     scale = np.concatenate([np.full(b - a, np.quantile(size[a:b], 0.8)) for a, b in itertools.pairwise(edges)])
-    outliers = np.flatnonzero(size > _THRESHOLD * scale)
+    outliers = np.flatnonzero(size > _THRESHOLD * np.maximum(scale, quantum))
     cleaned = values.copy()
     cleaned[outliers] = median[outliers]
     return Repaired(cleaned, outliers, deviation[outliers])

@@ -111,7 +111,23 @@ class Scan:
         return Scan(tuple(factor * rise for rise in self.rises), factor * self.maxima, self.variances)
 
 
-def scan(curves: Array, design: ScanDesign, allowed: tuple[NDArray[np.bool_] | None, ...], keep: bool = False) -> Scan:
+def measured(curves: Array, design: ScanDesign, calm: Array | None = None) -> tuple[Array, Array]:
+    """(squared block scales, variances at each of the noise's widths) of (..., n) curves; `calm` as for `scan`."""
+    noise = noise_design(design.points)
+    squared = block_scales(curves, noise) ** 2
+    calm = curves if calm is None else calm
+    calm = calm - calm[..., :1]
+    flattened = cumulative(calm - coarse_trend(cumulative(calm), design.points))
+    return squared, variances(flattened, squared, noise)
+
+
+def scan(
+    curves: Array,
+    design: ScanDesign,
+    allowed: tuple[NDArray[np.bool_] | None, ...],
+    keep: bool = False,
+    calm: Array | None = None,
+) -> Scan:
     """Every standardized rise of (..., n) curves, and the largest for each contrast.
 
     Args:
@@ -119,14 +135,12 @@ def scan(curves: Array, design: ScanDesign, allowed: tuple[NDArray[np.bool_] | N
         design: `scan_design(n)`.
         allowed: For each contrast the positions that count, or None for all.
         keep: Return the rises themselves too.
+        calm: The curves without sudden drops, which are none of the noise's; its variance is measured on them.
     """
     n = design.points
-    noise = noise_design(n)
     curves = curves - curves[..., :1]
     prefix = cumulative(curves)
-    squared = block_scales(curves, noise) ** 2
-    flattened = cumulative(curves - coarse_trend(prefix, n))
-    found = variances(flattened, squared, noise)
+    squared, found = measured(curves, design, calm)
     spread = np.exp(0.5 * (np.log(found) @ design.smoothing))
     rises, maxima = [], []
     for k, c in enumerate(design.contrasts):

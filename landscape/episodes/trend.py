@@ -8,8 +8,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape.episodes.noise import quantile_scale
+
 Array = NDArray[np.floating]
 _BLOCKS, _POINTS = 24, 12
+_DROP, _AROUND, _STAYS = 5.0, 12, 0.6
+"""A drop is a step down of so many robust standard deviations of steps, and the means of so many points on either side
+differ by this share of it or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,18 @@ def coarse_trend(prefix: Array, points: int, weights: Array | None = None) -> Ar
     sizes = np.diff(design.edges).astype(prefix.dtype)
     means = np.diff(prefix[..., design.edges], axis=-1) / sizes
     return antitone(means, sizes if weights is None else sizes * weights) @ design.interpolation.astype(prefix.dtype)
+
+
+def without_drops(values: Array) -> Array:
+    """The curve with sudden drops to a lower level taken out, (n,) → (n,): a trend's steps are none of the noise's."""
+    steps = np.diff(values)
+    size = _DROP * float(quantile_scale(steps - np.median(steps)))
+    result = values.copy()
+    for at in np.flatnonzero(steps < -size):
+        before, after = values[max(at + 1 - _AROUND, 0) : at + 1], values[at + 1 : at + 1 + _AROUND]
+        if before.mean() - after.mean() >= -_STAYS * steps[at]:
+            result[at + 1 :] -= steps[at]
+    return result
 
 
 def monotone_trend(values: Array) -> Array:

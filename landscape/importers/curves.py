@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class LogCurves:
     """One run of a log.
 
     ``steps`` (rows,) with NaN where none was logged, ``places`` (rows,) where each row is in its file, counted in
-    ``word`` (line, entry, event).
+    ``word`` (line, entry, event). ``config`` is what the log says of the run's settings, under the log's own keys.
     """
 
     name: str
@@ -96,6 +96,7 @@ class LogCurves:
     places: IntArray
     columns: Mapping[str, Column]
     word: str = "line"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def match(self, wanted: str) -> str | None:
         """The column that a name means: itself, in another case, or the last part of ``train/loss``; None without.
@@ -214,12 +215,16 @@ class LogCurves:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """All runs of a file or folder; ``notes`` say what was left out or assumed in reading it."""
+    """All runs of a file or folder.
+
+    ``notes`` say what was left out or assumed in reading it; ``files`` were read, ``path`` itself where there are none.
+    """
 
     path: Path
     format: str
     runs: tuple[LogCurves, ...]
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def columns(self) -> list[str]:
         """Names of all runs' columns, in the order of the log."""

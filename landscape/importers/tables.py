@@ -70,6 +70,8 @@ def read_jsonl(text: str, path: Path) -> tuple[list[LogCurves], list[str]]:
                 notes.append(f"line {number}, the last, is cut off and was left out")
                 continue
             raise UsageError(f"{path}: line {number} is not JSON ({error.msg} at column {error.colno}).") from None
+        except (RecursionError, ValueError):
+            raise UsageError(f"{path}: line {number} is nested too deeply, or has a number that is too long.") from None
         if not isinstance(entry, dict):
             raise UsageError(f"{path}: line {number} is {type(entry).__name__}, not an object with a key a column.")
         records.append((number, flattened(entry)))
@@ -130,7 +132,7 @@ def _check_header(header: Sequence[str], path: Path) -> None:
     if len(header) == 1 and " " in header[0]:
         raise UsageError(
             f"{path}: line 1 ({header[0][:40]!r}) is no header of a CSV; known: CSV, JSONL, trainer_state.json, "
-            "a TensorBoard folder, a CSV that W&B exported."
+            "logs of TensorBoard, W&B and MLflow."
         )
 
 

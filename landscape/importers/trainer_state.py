@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import UsageError
-from landscape.importers.curves import LogCurves
+from landscape.importers.curves import Log, LogCurves
+from landscape.importers.files import inside, read_bytes
 from landscape.importers.tables import flattened, numbers_of_records
 
 FILE_NAME = "trainer_state.json"
@@ -36,3 +39,20 @@ def find_state(folder: Path) -> tuple[Path | None, list[str]]:
         return None, []
     last = max(states, key=lambda path: int(path.parent.name[11:]))
     return last, [f"the log of {last.parent.name}, the last of {len(states)} checkpoints"]
+
+
+def with_adapter_config(log: Log) -> Log:
+    """The log with what the PEFT adapter beside it says of its rank, alpha and base model.
+
+    ``training_args.bin`` would say more; it is pickled, and nothing is ever unpickled here.
+    """
+    folder = log.path.parent
+    path = folder / "adapter_config.json"
+    if not path.is_file() or not inside(folder, [path], []):
+        return log
+    try:
+        adapter = json.loads(read_bytes(path))
+    except (ValueError, RecursionError):
+        return replace(log, notes=(*log.notes, f"{path.name} is not JSON and was left out"))
+    runs = tuple(replace(run, config={**run.config, "peft_config": {"default": adapter}}) for run in log.runs)
+    return replace(log, runs=runs)

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _FUSED_KERNELS = ("flash", "flex", "paged")
+_PAGED_KERNELS = ("paged",)
+"""They need a cache."""
 
 
 @contextmanager
-def measuring(model: nn.Module) -> Iterator[None]:
+def measuring(model: nn.Module, *, differentiable: bool = True) -> Iterator[None]:
     """Inside: evaluation mode, twice differentiable attention, no checkpointing, no cache, no autocast, gradients on.
+
+    Without ``differentiable``, for forward passes alone, gradients are off and attention keeps its kernel.
 
     Scaled-dot-product attention keeps its name but runs on the math backend, because no fused kernel has a second
     derivative (pytorch #116350); flash, flex and paged attention, which that switch does not reach, become eager.
@@ -36,11 +40,11 @@ def measuring(model: nn.Module) -> Iterator[None]:
         setattr(owner, name, value)
 
     try:
-        _prepare(model, set_attribute)
+        _prepare(model, set_attribute, _FUSED_KERNELS if differentiable else _PAGED_KERNELS)
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(differentiating(model))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH) if differentiable else torch.no_grad())
             yield
     finally:
         for owner, name, value in reversed(undo):
@@ -63,7 +67,7 @@ def differentiating(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _prepare(model: nn.Module, set_attribute: Any) -> None:
+def _prepare(model: nn.Module, set_attribute: Any, replaced_kernels: tuple[str, ...]) -> None:
     configs: dict[int, Any] = {}
     for module in model.modules():
         if module.training:
@@ -76,7 +80,7 @@ def _prepare(model: nn.Module, set_attribute: Any) -> None:
     for config in configs.values():
         kernel = str(config._attn_implementation)
         # A kernel of the hub is named user/repository.
-        if kernel.startswith(_FUSED_KERNELS) or "/" in kernel:
+        if kernel.startswith(replaced_kernels) or ("/" in kernel and replaced_kernels is _FUSED_KERNELS):
             set_attribute(config, "_attn_implementation_internal", "eager")
         # A cache of keys and values would be kept alive by the graph and used by nobody.
         if getattr(config, "use_cache", False):

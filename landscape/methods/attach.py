@@ -12,7 +12,8 @@ from torch import nn
 
 from landscape.errors import UsageError, nearest
 from landscape.loss import loss_kind
-from landscape.methods.base import METHODS
+from landscape.methods.base import Method
+from landscape.methods.composition import recipe
 
 if TYPE_CHECKING:
     from landscape.config import RunConfig
@@ -37,24 +38,29 @@ def attach(model: nn.Module, config: RunConfig) -> nn.Module:
     Raises:
         UsageError: target modules that match nothing, or a rank above a layer's size.
     """
-    method = METHODS[config.method]
+    made = recipe(config)
+    method = made.adapter
     if method.adapter is None:
         model.requires_grad_(True)
         return model
     check_adapter(model, config)
-    lora = LoraConfig(
-        r=config.rank or 0,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides it by r; fractions are fine
-        lora_dropout=config.lora_dropout or 0.0,
-        target_modules=config.target_modules,
-        task_type=_TASK_TYPES[loss_kind(model)],
-    )
+    keywords: dict[str, Any] = {
+        "r": config.rank or 0,
+        "lora_alpha": config.alpha,  # PEFT divides it by r; fractions are fine
+        "lora_dropout": config.lora_dropout or 0.0,
+        "target_modules": config.target_modules,
+        "task_type": _TASK_TYPES[loss_kind(model)],
+    }
+    adapter = method.peft(keywords, made.adapter_arguments) if method.peft else LoraConfig(**keywords)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT remarks on ranks and tied weights, and uses names that transformers deprecates; checked above.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(config.seed)
-        return get_peft_model(model, lora)  # type: ignore[arg-type]
+        adapted = get_peft_model(model, adapter)  # type: ignore[arg-type]
+        if method.prepare is not None:
+            method.prepare(adapted, config.seed)
+        return adapted
 
 
 def check_adapter(model: nn.Module, config: RunConfig) -> None:
@@ -63,7 +69,8 @@ def check_adapter(model: nn.Module, config: RunConfig) -> None:
     Raises:
         UsageError: names the key, its value and what is allowed.
     """
-    if METHODS[config.method].adapter is None:
+    made = recipe(config)
+    if made.adapter.adapter is None:
         return
     targets = dict(target_linears(model, config.target_modules))
     if not targets:
@@ -75,9 +82,17 @@ def check_adapter(model: nn.Module, config: RunConfig) -> None:
         raise UsageError(message + nearest(first, names))
     name, smallest = min(targets.items(), key=lambda item: min(_shape(item[1])))
     limit = min(_shape(smallest))
-    if config.rank is not None and config.rank > limit:
+    if config.rank is not None and (rank := _allocated(config.rank, made.adapter, made.adapter_arguments)) > limit:
         shape = "x".join(map(str, _shape(smallest)))
-        raise UsageError(f"rank: {config.rank} exceeds the size of layer {name} ({shape}); allowed: 1 to {limit}")
+        value = config.rank if rank == config.rank else f"{config.rank}, of which {made.adapter.name} makes {rank},"
+        largest = max(
+            (r for r in range(1, limit + 1) if _allocated(r, made.adapter, made.adapter_arguments) <= limit), default=0
+        )
+        raise UsageError(f"rank: {value} exceeds the size of layer {name} ({shape}); allowed: 1 to {largest}")
+
+
+def _allocated(rank: int, method: Method, arguments: Any) -> int:
+    return method.largest_rank(rank, arguments) if method.largest_rank else rank
 
 
 def target_linears(model: nn.Module, target_modules: str | list[str] | None) -> Iterator[tuple[str, nn.Module]]:

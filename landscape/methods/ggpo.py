@@ -54,6 +54,7 @@ class GGPO:
 
     def __init__(self, model: nn.Module, *, seed: int = 0, **arguments: Any) -> None:
         self.arguments = GGPOArguments(**arguments)
+        self.sigma = self.arguments.sigma
         self.layers = adapted_linears(model)
         self.seed = seed
         self.step = 0
@@ -100,7 +101,7 @@ class GGPO:
             if a.gradient_norm and rows is not None:
                 variance = variance + a.beta * rows
                 gradient_norms.append(rows.sum())
-            deviations.append((a.sigma**2 / layer.shape[1] * variance).sqrt())
+            deviations.append((self.sigma**2 / layer.shape[1] * variance).sqrt())
         self.gradient_ratio = a.beta * _total(gradient_norms) / _total(weight_norms)
         return deviations
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from landscape.methods.base import METHODS, Arguments, Method, global_norm, noise_generator
+from landscape.methods.base import EVERY_STRUCTURE, METHODS, Arguments, Method, global_norm, noise_generator
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +210,9 @@ METHODS.add(
         adapter="lora",
         arguments=MGPOArguments,
         perturbation=build,
-        perturbs="A and B",
+        over=EVERY_STRUCTURE,
+        not_over={"lora-pro": "its optimizer keeps the momentum of the m x n gradient, not of A and B"},
+        perturbs="trained parameters",
         extra_memory="one copy of the adapter (or pinned host)",
         execution_arguments=frozenset({"offload"}),
     )

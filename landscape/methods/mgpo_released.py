@@ -149,6 +149,7 @@ METHODS.add(
         adapter="lora",
         arguments=ReleasedArguments,
         perturbation=build,
+        not_over={"lora-pro": "its optimizer keeps the momentum of the m x n gradient, not of A and B"},
         perturbs="frozen W",
         extra_memory="one copy of W (or pinned host)",
         execution_arguments=frozenset({"offload"}),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from landscape.methods.base import METHODS, Method
+from landscape.methods.composition import compositions
 
 
 def methods_table() -> str:
-    """Markdown: unperturbed methods first, each with its arguments' defaults."""
+    """Markdown: adapters first, then what is laid over one; each with its arguments' defaults."""
     rows = [
-        "| method | what it is | perturbs | passes a step | extra memory | arguments | source |",
-        "|---|---|---|---|---|---|---|",
+        "| method | what it is | adapter | perturbs | passes a step | extra memory | arguments | source |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for method in sorted(METHODS.values(), key=lambda m: (m.perturbation is not None, m.name)):
+    for method in sorted(METHODS.values(), key=lambda m: (m.composes, m.name)):
         cells = [
             f"`{method.name}`",
             method.summary,
+            _adapter(method),
             method.perturbs,
             method.passes,
             method.extra_memory,
@@ -23,6 +25,12 @@ def methods_table() -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _adapter(method: Method) -> str:
+    if not method.composes:
+        return method.adapter or "none"
+    return ", ".join(f"`{name}`" for name in compositions(method))
 
 
 def _arguments(method: Method) -> str:

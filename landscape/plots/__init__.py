@@ -10,19 +10,14 @@ from landscape.plots.choice import Choice
 from landscape.plots.curves import Curve, CurveSet, End, Panel, Trace, table
 from landscape.plots.data import Cell, RunData, group
 from landscape.plots.envelope import POINT_BUDGET, reduce
+from landscape.plots.episode_grid import episode_grid
 from landscape.plots.evaluation import evaluation_curves, gap_curves, single_evaluation, train_and_eval_curves
 from landscape.plots.loss import loss_curves
 from landscape.plots.sharpness import sharpness_curves
-from landscape.plots.slices import (
-    LineSlice,
-    Measured,
-    PathData,
-    SurfaceData,
-    SurfaceSet,
-    line_slices,
-    surface_figure,
-    surface_table,
-)
+from landscape.plots.slice_files import line_figures, surface_figures
+from landscape.plots.slice_lines import line_slices
+from landscape.plots.slice_surfaces import surface_figure, surface_table
+from landscape.plots.slices import LinePath, LineSlice, Measured, PathData, SurfaceData, SurfaceSet
 from landscape.plots.style import METHOD_STYLES, MethodStyle, method_style
 from landscape.plots.summary import (
     CellSummary,
@@ -36,15 +31,18 @@ from landscape.plots.summary import (
 
 if TYPE_CHECKING:
     from landscape.plots.matplotlib_renderer import to_matplotlib
-    from landscape.plots.plotly_renderer import color_map, to_plotly
+    from landscape.plots.plotly_page import color_map
+    from landscape.plots.plotly_renderer import to_plotly
     from landscape.plots.slices_matplotlib import surfaces_to_matplotlib
     from landscape.plots.slices_plotly import surface_3d, surfaces_to_plotly
+
+Drawing = CurveSet | SurfaceSet
 
 # Whoever draws with one library does not wait for the other's import.
 _RENDERERS = {
     "to_matplotlib": "matplotlib_renderer",
     "to_plotly": "plotly_renderer",
-    "color_map": "plotly_renderer",
+    "color_map": "plotly_page",
     "surfaces_to_matplotlib": "slices_matplotlib",
     "surfaces_to_plotly": "slices_plotly",
     "surface_3d": "slices_plotly",
@@ -65,7 +63,9 @@ __all__ = [
     "Choice",
     "Curve",
     "CurveSet",
+    "Drawing",
     "End",
+    "LinePath",
     "LineSlice",
     "Measured",
     "MethodStyle",
@@ -78,10 +78,12 @@ __all__ = [
     "Trace",
     "best_learning_rates",
     "color_map",
+    "episode_grid",
     "evaluation_curves",
     "gap_curves",
     "group",
     "learning_rate_curves",
+    "line_figures",
     "line_slices",
     "loss_curves",
     "method_style",
@@ -92,6 +94,7 @@ __all__ = [
     "summarize_cells",
     "surface_3d",
     "surface_figure",
+    "surface_figures",
     "surface_table",
     "surfaces_to_matplotlib",
     "surfaces_to_plotly",

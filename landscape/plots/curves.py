@@ -6,11 +6,14 @@ The same `CurveSet` becomes a Plotly figure, a Matplotlib figure or a table, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from landscape.plots.tiles import Tiles
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -49,7 +52,8 @@ class Curve:
     ``x``, ``y`` (points,) are drawn as the line, with NaN where it breaks. ``lower`` and ``upper`` (points,) bound the
     band that ``band`` names. ``n`` (points,) is the number of runs behind each point. ``raw`` lies faintly under it.
     ``hollow`` (points,) marks the points to draw as open circles, such as eigenvalues that did not converge.
-    ``order`` sorts the legend.
+    ``order`` sorts the legend. With ``bars`` the points stand for themselves: ``lower`` and ``upper`` are the ends of a
+    bar at each, and no line joins them.
     """
 
     label: str
@@ -66,6 +70,7 @@ class Curve:
     markers: bool = False
     hollow: NDArray[np.bool_] | None = None
     order: int = 0
+    bars: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Panel:
 
     ``inset`` (low, high) repeats that stretch of the x axis in a small frame at the top right. ``x_ticks`` (value,
     text) replace the axis's own ticks. ``level`` (value, name) is a dashed horizontal line that the axis reaches.
-    ``spans`` lie beneath the curves.
+    ``spans`` lie beneath the curves. ``tiles`` are a heat map in place of curves.
     """
 
     title: str
@@ -100,6 +105,7 @@ class Panel:
     inset: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     spans: tuple[Span, ...] = ()
+    tiles: Tiles | None = None
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,15 @@ class CurveSet:
 def table(result: CurveSet) -> pd.DataFrame:
     """The numbers drawn, at full resolution: one row a point.
 
-    Columns: panel, curve, series (``line`` or ``raw``), run (of raw points), x, y, lower, upper, n, x_label, y_label,
-    band. NaN rows, which only break a line, are left out.
+    Columns: panel, curve, series (``line``, ``raw`` or ``tile``), run (of raw points), x, y (of tiles: column and row),
+    lower, upper, n, x_label, y_label, band, and those of tiles. NaN rows, which only break a line, are left out.
     """
-    parts = []
+    parts, more = [], []
     for panel in result.panels:
+        for tile in panel.tiles.tiles if panel.tiles else ():
+            names = {"panel": panel.title, "series": "tile", "x_label": panel.x_label, "y_label": panel.y_label}
+            parts.append(pd.DataFrame([{**names, "x": tile.column, "y": tile.row, **tile.numbers}]))
+            more += [name for name in tile.numbers if name not in more]
         for curve in panel.curves:
             labels = {"panel": panel.title, "curve": curve.label, "x_label": panel.x_label, "y_label": panel.y_label}
             line = pd.DataFrame({**labels, "series": "line", "run": "", "x": curve.x, "y": curve.y})
@@ -156,6 +166,7 @@ def table(result: CurveSet) -> pd.DataFrame:
                 for raw in curve.raw
             ]
     columns = ["panel", "curve", "series", "run", "x", "y", "lower", "upper", "n", "x_label", "y_label", "band"]
+    columns += [name for name in more if name not in columns]
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True).reindex(columns=columns)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from landscape.plots.curves import FloatArray, Trace
 from landscape.plots.style import method_order, method_style
+
+if TYPE_CHECKING:
+    from landscape.store.slices import SliceFile
 
 AXES = ("method", "rank", "alpha", "learning_rate", "task", "model")
 """The settings that figures facet and label by, in the order in which a label names them."""
@@ -41,6 +44,8 @@ class RunData:
         evaluations: one row a step and split (step, split, loss, standard_error...).
         sharpness: eigenvalues along the run, or None (step, index, value, residual, converged, space, split...).
         gap: generalization gap along the run, or None (step, train_loss, eval_loss, gap, standard_error).
+        episodes: candidate rebounds with their p-values, or None (columns as `landscape.analysis.episodes.TYPES`).
+        slices: of the loss around its snapshots, its own and those that it shares with other runs.
         state: queued, running, done, failed, diverged or interrupted.
         digests: of the data and the model, which stand for where they lie.
         environment: package versions, threads and device that the run recorded.
@@ -53,6 +58,8 @@ class RunData:
     evaluations: pd.DataFrame
     sharpness: pd.DataFrame | None = None
     gap: pd.DataFrame | None = None
+    episodes: pd.DataFrame | None = None
+    slices: Sequence[SliceFile] = ()
     state: str = "done"
     step: int = 0
     max_steps: int = 0
@@ -91,7 +98,7 @@ class Cell:
     method: str
     rank: int | None
     alpha: float | None
-    learning_rate: float
+    learning_rate: float | None
     task: str
     model: str
     others: str = "{}"
@@ -103,7 +110,7 @@ class Cell:
             *method_order(self.method),
             self.rank or 0,
             self.alpha or 0.0,
-            self.learning_rate,
+            self.learning_rate or 0.0,
             str(self.task),
             str(self.model),
             self.others,
@@ -140,8 +147,10 @@ def spell(axis: str, value: Any) -> str:
     return str(value)
 
 
-def format_rate(value: float) -> str:
-    """``0.0005`` → ``5e-4``: how papers and configs write learning rates."""
+def format_rate(value: float | None) -> str:
+    """``0.0005`` → ``5e-4``: how papers and configs write learning rates; a dash for an imported run's unknown one."""
+    if value is None:
+        return "–"
     if value >= 0.1:
         return f"{value:g}"
     text = f"{value:.3e}"

@@ -9,42 +9,32 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from landscape.plots.build import inset_range
 from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, Panel
 from landscape.plots.envelope import reduce
+from landscape.plots.matplotlib_page import (
+    NOTE_LINE,
+    POINT,
+    RC,
+    draw_header,
+    draw_legend,
+    draw_notes,
+    entries_per_row,
+    header_height,
+    header_lines,
+    note_lines,
+    overhang,
+    plain,
+)
 from landscape.plots.style import DASHES, FRAME, GRID, INK, MUTED, readable, shade
-
-RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.0,
-    "axes.edgecolor": FRAME,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "axes.labelsize": 8.0,
-    "pdf.fonttype": 42,  # TrueType: text in the PDF stays text
-    "svg.fonttype": "path",
-    "svg.hashsalt": "landscape",  # equal input, equal file
-}
-
-POINT = 1 / 72
-"""Inches."""
+from landscape.plots.tiles_matplotlib import draw_tiles
 
 DIRECT_LABELS_UP_TO = 8
 
@@ -95,45 +85,37 @@ def to_matplotlib(result: CurveSet, *, width: float | None = None, legend: str =
         layout = Layout.of(result, width, direct)
         figure = _compose(result, layout, direct)
         # Wide tick labels push the axis label off the page: only a drawn figure knows how wide they are.
-        overhang = _overhang(figure)
-        if overhang > 0:
-            layout = replace(layout, left=layout.left + overhang, width=layout.width + overhang)
+        beyond = overhang(figure)
+        if beyond > 0:
+            layout = replace(layout, left=layout.left + beyond, width=layout.width + beyond)
             figure = _compose(result, layout, direct)
             figure.draw_without_rendering()
     return figure
 
 
-def _overhang(figure: Figure) -> float:
-    """Inches by which an axis label lies outside the page's left margin; draws the figure."""
-    figure.draw_without_rendering()
-    labels = [ax.yaxis.label for ax in figure.axes if ax.get_ylabel()]
-    return max((0.06 - label.get_window_extent().x0 / figure.dpi for label in labels), default=0.0)
-
-
 def _compose(result: CurveSet, layout: Layout, direct: bool) -> Figure:
     """Header, legend, panels and footer, each measured in lines, and the panels between them."""
     entries = result.legend()
-    header = _header_lines(result, layout.width)
-    footer = _wrap([*result.notes, *(f"Missing: {text}" for text in result.missing)], layout.width, 6.6)
-    per_row = 0 if direct else _entries_per_row(entries, layout.width)
+    header = header_lines(result, layout.width)
+    footer = note_lines(result, layout.width)
+    per_row = 0 if direct else entries_per_row(entries, layout.width)
     legend_rows = -(-len(entries) // per_row) if per_row else 0
     titled = any(panel.title for panel in result.panels)
-    top = _header_height(header) + 0.18 * legend_rows + (0.30 if titled else 0.14)
-    foot = layout.bottom + 0.12 * len(footer) + 0.10
+    top = header_height(header) + 0.18 * legend_rows + (0.30 if titled else 0.14)
+    foot = layout.bottom + NOTE_LINE * len(footer) + 0.10
     body = layout.panel_height * result.rows + layout.gap_y * (result.rows - 1)
     figure = Figure(figsize=(layout.width, top + body + foot))
     FigureCanvasAgg(figure)
     axes = _panels(figure, result, layout, top)
     for ax, panel in zip(axes, result.panels, strict=True):
-        _draw_panel(ax, panel)
+        draw_panel(ax, panel)
     _share_x(axes, result.panels)
-    _header(figure, header, layout.left)
+    draw_header(figure, header, layout.left)
     if direct:
         _direct_labels(figure, axes[0], entries)
     elif entries:
-        _legend(figure, entries, layout.left, _header_height(header), per_row)
-    for number, line in enumerate(reversed(footer)):
-        _text(figure, layout.left, 0.08 + 0.12 * number, line, size=6.6, color=MUTED, from_bottom=True)
+        draw_legend(figure, entries, layout.left, header_height(header), per_row)
+    draw_notes(figure, footer, layout.left)
     return figure
 
 
@@ -170,8 +152,12 @@ def _panels(figure: Figure, result: CurveSet, layout: Layout, top: float) -> lis
     return axes
 
 
-def _draw_panel(ax: Axes, panel: Panel) -> None:
+def draw_panel(ax: Axes, panel: Panel) -> None:
+    """Everything inside one pair of axes but the labels of the axes."""
     ax.set_title(plain(panel.title), loc="left", fontsize=8.5, fontweight="bold", pad=5)
+    if panel.tiles is not None:
+        draw_tiles(ax, panel.tiles)
+        return
     _draw_axes(ax, panel)
     if panel.inset is not None and panel.curves:
         _draw_inset(ax, panel, panel.inset)
@@ -224,14 +210,17 @@ def _draw_spans(ax: Axes, panel: Panel) -> None:
 def _draw_beneath(ax: Axes, curve: Curve) -> None:
     for raw in curve.raw:
         ax.plot(raw.x, raw.y, color=curve.color, alpha=0.25 if len(curve.raw) == 1 else 0.18, linewidth=0.6, zorder=1.5)
-    if curve.lower is not None and curve.upper is not None:
+    if curve.bars and curve.lower is not None and curve.upper is not None:
+        ax.vlines(curve.x, curve.lower, curve.upper, color=curve.color, linewidth=1.3, zorder=2.5)
+    elif curve.lower is not None and curve.upper is not None:
         ax.fill_between(curve.x, curve.lower, curve.upper, color=curve.color, alpha=0.17, linewidth=0, zorder=1.8)
 
 
 def _draw_line(ax: Axes, curve: Curve) -> None:
     dash = DASHES[curve.dash]
     style = (0, dash) if dash else "solid"
-    ax.plot(curve.x, curve.y, color=curve.color, linestyle=style, linewidth=1.5, zorder=3, solid_capstyle="round")
+    if not curve.bars:
+        ax.plot(curve.x, curve.y, color=curve.color, linestyle=style, linewidth=1.5, zorder=3, solid_capstyle="round")
     if curve.markers:
         hollow = np.zeros(len(curve.x), dtype=bool) if curve.hollow is None else curve.hollow
         for chosen, face in ((~hollow, curve.color), (hollow, "white")):
@@ -306,75 +295,5 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return result
 
 
-def _legend(figure: Figure, curves: Sequence[Curve], left: float, top: float, per_row: int) -> None:
-    width, height = figure.get_size_inches()
-    # Matplotlib fills legends column by column; this order makes them read row by row.
-    rows = -(-len(curves) // per_row)
-    columns = -(-len(curves) // rows)
-    order = [row * columns + column for column in range(columns) for row in range(rows)]
-    shown = [curves[index] for index in order if index < len(curves)]
-    figure.legend(
-        handles=[_handle(curve) for curve in shown],
-        labels=[plain(curve.label) for curve in shown],
-        loc="upper left",
-        bbox_to_anchor=(left / width, 1 - top / height),
-        ncols=columns,
-        frameon=False,
-        fontsize=8,
-        handlelength=2.2,
-        columnspacing=1.4,
-        borderpad=0,
-        borderaxespad=0,
-        labelspacing=0.35,
-    )
-
-
-def _handle(curve: Curve) -> Line2D:
-    dash = DASHES[curve.dash]
-    return Line2D(
-        [], [], color=curve.color, linewidth=1.8, linestyle=(0, dash) if dash else "solid",
-        marker="o" if curve.markers else "", markersize=3.4,
-    )  # fmt: skip
-
-
-def _entries_per_row(curves: Sequence[Curve], width: float) -> int:
-    widest = max((len(curve.label) for curve in curves), default=1)
-    return max(1, int((width - 0.8) / POINT / (widest * 4.7 + 32)))
-
-
 def _label_width(result: CurveSet) -> float:
     return 0.22 + max((len(curve.label) for curve in result.legend()), default=0) * 5.1 * POINT
-
-
-def _header_lines(result: CurveSet, width: float) -> list[tuple[str, float, str]]:
-    """Text, size and weight of the title and of what was chosen."""
-    lines = [(plain(result.title), 10.5, "bold")] if result.title else []
-    return lines + [(line, 7.6, "normal") for line in _wrap([result.chosen], width, 7.6)]
-
-
-def _header_height(lines: Sequence[tuple[str, float, str]]) -> float:
-    """Inches from the page's top to below the header."""
-    return 0.13 + sum(0.20 if weight == "bold" else 0.14 for _, _, weight in lines)
-
-
-def _header(figure: Figure, lines: Sequence[tuple[str, float, str]], left: float) -> None:
-    for number, (text, size, weight) in enumerate(lines):
-        color = INK if weight == "bold" else MUTED
-        _text(figure, left, _header_height(lines[:number]) - 0.03, text, size=size, color=color, weight=weight)
-
-
-def _text(figure: Figure, x: float, y: float, text: str, *, size: float, color: str, weight: str = "normal",
-          from_bottom: bool = False) -> None:  # fmt: skip
-    width, height = figure.get_size_inches()
-    place = y / height if from_bottom else 1 - y / height
-    figure.text(x / width, place, text, size=size, color=color, weight=weight, va="bottom" if from_bottom else "top")
-
-
-def _wrap(texts: Sequence[str], width: float, size: float) -> list[str]:
-    characters = int((width - 0.8) / POINT / (size * 0.56))
-    return [line for text in texts if text for line in textwrap.wrap(plain(text), max(20, characters))]
-
-
-def plain(text: str) -> str:
-    """Text that Matplotlib prints as it stands: one line, dollar signs are no mathematics."""
-    return " ".join(str(text).split()).replace("$", r"\$")

@@ -5,8 +5,6 @@ SVG scatter throughout: a page can hold any number of them, while browsers drop 
 
 from __future__ import annotations
 
-import html
-import re
 import textwrap
 from typing import Any
 
@@ -16,19 +14,15 @@ import plotly.graph_objects as go
 from landscape.plots.build import inset_range
 from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, FloatArray, Panel
 from landscape.plots.envelope import reduce
-from landscape.plots.style import FRAME, GRID, INK, MUTED, PAPER, dark_variant, readable, shade, with_alpha
+from landscape.plots.plotly_page import Plain, add_frame, annotate, axis_range, axis_suffix, escape, themed
+from landscape.plots.style import FRAME, GRID, INK, MUTED, readable, shade, with_alpha
+from landscape.plots.tiles_plotly import add_tiles
 
-FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PANEL_HEIGHT = 260
 GAP_X = 0.035
 GAP_Y = 76
 STACKED_GAP_Y = 22
 """Pixels between rows of panels, with and without tick labels and titles between them."""
-
-Plain = dict[str, Any]
-"""A figure in the form that plotly.js reads."""
-
-_COLOR = re.compile(r"#[0-9a-f]{6}|rgba\([^)]*\)")
 
 
 def to_plotly(result: CurveSet, *, theme: str = "light", heading: bool = True) -> go.Figure:
@@ -45,43 +39,11 @@ def to_plotly(result: CurveSet, *, theme: str = "light", heading: bool = True) -
     shown: set[str] = set()
     for index, panel in enumerate(result.panels):
         _add_panel(plain, result, index, body)
-        _add_curves(plain, panel, _axis(index), shown)
+        add_curves(plain, panel, axis_suffix(index), shown)
         if panel.inset is not None and panel.curves:
             _add_inset(plain, result, index, body)
-    _add_frame(plain, result, body, heading)
-    if theme == "dark":
-        plain = recolored(plain, _color_map(plain))
-    return go.Figure(plain)
-
-
-def color_map(figure: go.Figure) -> dict[str, str]:
-    """Every color in the figure → the one to use on a dark ground; a page switches themes with it."""
-    return _color_map(figure.to_plotly_json())
-
-
-def _color_map(plain: Plain) -> dict[str, str]:
-    found: set[str] = set()
-
-    def note(value: str, key: str) -> str:
-        if "color" in key and _COLOR.fullmatch(value):
-            found.add(value)
-        return value
-
-    _map_strings(plain, note)
-    return {color: dark_variant(color) for color in sorted(found)}
-
-
-def recolored(figure: Any, colors: dict[str, str]) -> Any:
-    """A copy of a figure's plain form with its colors replaced."""
-    return _map_strings(figure, lambda value, key: colors.get(value, value) if "color" in key else value)
-
-
-def _map_strings(value: Any, change: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _map_strings(item, change, name) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map_strings(item, change, key) for item in value]
-    return change(value, key) if isinstance(value, str) else value
+    add_frame(plain, result, body, heading)
+    return themed(plain, theme)
 
 
 def _box(result: CurveSet, index: int, body: int) -> tuple[float, float, float, float]:
@@ -98,15 +60,11 @@ def _gap_y(result: CurveSet) -> int:
     return STACKED_GAP_Y if any(panel.x_label == "" for panel in result.panels) else GAP_Y
 
 
-def _axis(number: int) -> str:
-    return "" if number == 0 else str(number + 1)
-
-
 def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
     panel = result.panels[index]
     left, right, bottom, top = _box(result, index, body)
     row, column = divmod(index, result.columns)
-    name = _axis(index)
+    name = axis_suffix(index)
     leader = {"all": 0, "row": row * result.columns, "none": index}[result.share_y]
     below = index + result.columns < len(result.panels)
     repeated = below and (panel.x_label == "" or result.panels[index + result.columns].x_label == panel.x_label)
@@ -118,13 +76,13 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
     }  # fmt: skip
     if panel.x_ticks:
         values, texts = zip(*panel.x_ticks, strict=True)
-        ends = _range((values[0], values[-1]), panel.log_x)
+        ends = axis_range((values[0], values[-1]), panel.log_x)
         margin = 0.1 * (ends[1] - ends[0]) or 1.0
-        x_axis |= {"tickvals": list(values), "ticktext": [_escape(text) for text in texts]}
+        x_axis |= {"tickvals": list(values), "ticktext": [escape(text) for text in texts]}
         x_axis["range"] = [ends[0] - margin, ends[1] + margin]
     if not repeated:
-        x_axis["title"] = {"text": _escape(panel.x_label), "standoff": 8}
-    if index and len({panel.log_x for panel in result.panels}) == 1:
+        x_axis["title"] = {"text": escape(panel.x_label), "standoff": 8}
+    if index and len({(panel.log_x, panel.x_ticks, panel.tiles is None) for panel in result.panels}) == 1:
         x_axis["matches"] = "x"
     y_axis: dict[str, Any] = {
         **line, "domain": [bottom, top], "anchor": f"x{name}", "type": "log" if panel.log_y else "linear",
@@ -132,17 +90,17 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
     }  # fmt: skip
     if y_axis["showticklabels"]:
         label = textwrap.wrap(panel.y_label, PANEL_HEIGHT // 7)
-        y_axis["title"] = {"text": "<br>".join(_escape(part) for part in label), "standoff": 10}
+        y_axis["title"] = {"text": "<br>".join(escape(part) for part in label), "standoff": 10}
         y_axis["automargin"] = True
     if leader != index:
-        y_axis["matches"] = f"y{_axis(leader)}"
+        y_axis["matches"] = f"y{axis_suffix(leader)}"
     if panel.y_range is not None:
-        y_axis["range"] = _range(panel.y_range, panel.log_y)
+        y_axis["range"] = axis_range(panel.y_range, panel.log_y)
         if panel.log_y and y_axis["range"][1] - y_axis["range"][0] < 2:
             y_axis["dtick"] = "D2"  # 1, 2 and 5 of each decade
     plain["layout"].update({f"xaxis{name}": x_axis, f"yaxis{name}": y_axis})
     if panel.title:
-        _annotate(plain, f"<b>{_escape(panel.title)}</b>", left, top, yshift=4, yanchor="bottom", color=INK, size=13)
+        annotate(plain, f"<b>{escape(panel.title)}</b>", left, top, yshift=4, yanchor="bottom", color=INK, size=13)
     if panel.zero_line:
         line = {"color": MUTED, "width": 1}
         span = {"x0": 0, "x1": 1, "xref": f"x{name} domain", "y0": 0, "y1": 0, "yref": f"y{name}"}
@@ -154,12 +112,14 @@ def _add_panel(plain: Plain, result: CurveSet, index: int, body: int) -> None:
         plain["layout"]["shapes"].append({"type": "line", **span, "line": line, "layer": "below"})
         at = {"x": 1, "xref": f"x{name} domain", "xanchor": "right", "yref": f"y{name}", "yanchor": "bottom"}
         height = float(np.log10(value)) if panel.log_y else value
-        words = {"text": _escape(text), "showarrow": False, "font": {"color": INK, "size": 11}}
+        words = {"text": escape(text), "showarrow": False, "font": {"color": INK, "size": 11}}
         plain["layout"]["annotations"].append({**at, **words, "y": height})
     _add_spans(plain, panel, name)
-    if not panel.curves:
+    if panel.tiles is not None:
+        add_tiles(plain, panel.tiles, name)
+    elif not panel.curves:
         middle = {"x": (left + right) / 2, "y": (bottom + top) / 2, "xanchor": "center"}
-        _annotate(plain, "no runs", **middle, color=MUTED, size=12)
+        annotate(plain, "no runs", **middle, color=MUTED, size=12)
         # Axes without a trace are not drawn.
         empty = {"type": "scatter", "x": [None], "y": [None], "showlegend": False, "hoverinfo": "skip"}
         plain["data"].append(empty | {"name": "end", "xaxis": f"x{name}", "yaxis": f"y{name}"})
@@ -177,15 +137,12 @@ def _add_spans(plain: Plain, panel: Panel, name: str) -> None:
         # Annotations, unlike shapes, take the logarithm on a logarithmic axis.
         x = float(np.log10(span.peak)) if panel.log_x else span.peak
         place = {"xref": f"x{name}", "yref": f"y{name} domain", "xanchor": "center", "yanchor": "top"}
-        text = _escape(span.text)
-        _annotate(plain, text, x, 1 - 0.07 * (number % SPAN_LINES), color=readable(span.color), size=10.5, **place)
+        text = escape(span.text)
+        annotate(plain, text, x, 1 - 0.07 * (number % SPAN_LINES), color=readable(span.color), size=10.5, **place)
 
 
-def _range(bounds: tuple[float, float], log: bool) -> list[float]:
-    return [float(np.log10(bound)) for bound in bounds] if log else list(bounds)
-
-
-def _add_curves(plain: Plain, panel: Panel, axis: str, shown: set[str], in_legend: bool = True) -> None:
+def add_curves(plain: Plain, panel: Panel, axis: str, shown: set[str], in_legend: bool = True) -> None:
+    """Bands, lines and ends on one pair of axes; labels in ``shown`` have their legend entry already."""
     place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     for curve in panel.curves:
         plain["data"] += [trace | place for trace in _beneath(curve, panel)]
@@ -202,23 +159,23 @@ def _beneath(curve: Curve, panel: Panel) -> list[Plain]:
         "mode": "lines",
         "hoverinfo": "skip",
         "showlegend": False,
-        "legendgroup": _escape(curve.label),
+        "legendgroup": escape(curve.label),
     }
     faint = with_alpha(curve.color, 0.3 if len(curve.raw) == 1 else 0.2)
     traces = [
-        {"x": _x(raw.x), "y": _y(raw.y), "line": {"width": 0.8, "color": faint}, "name": _escape(raw.label), **quiet}
+        {"x": _x(raw.x), "y": _y(raw.y), "line": {"width": 0.8, "color": faint}, "name": escape(raw.label), **quiet}
         for raw in curve.raw
     ]
     # A band that reaches to 0 or below has no edge on a logarithmic axis: it is drawn down to the axis.
     floor = panel.y_range[0] if panel.log_y and panel.y_range is not None else -np.inf
-    for lower, upper, x in _stretches(curve):
+    for lower, upper, x in [] if curve.bars else _stretches(curve):
         outline = {
             "x": _x(np.concatenate([x, x[::-1]])),
             "y": _y(np.maximum(np.concatenate([upper, lower[::-1]]), floor)),
             "fill": "toself",
             "fillcolor": with_alpha(curve.color, 0.16),
             "line": {"width": 0, "color": with_alpha(curve.color, 0)},
-            "name": _escape(curve.band),
+            "name": escape(curve.band),
             **quiet,
         }
         traces.append(outline)
@@ -238,25 +195,28 @@ def _stretches(curve: Curve) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
 def _line(curve: Curve, panel: Panel, first: bool) -> Plain:
     n = np.ones(len(curve.x)) if curve.n is None else curve.n
     half = np.full(len(curve.x), np.nan) if curve.upper is None else curve.upper - curve.y
-    band = f"<br>{_escape(curve.band)}: %{{customdata[1]:.4g}}" if curve.band else ""
+    band = f"<br>{escape(curve.band)}: %{{customdata[1]:.4g}}" if curve.band else ""
     markers: dict[str, Any] = {}
     if curve.markers and len(curve.x) <= 120:
         hollow = np.zeros(len(curve.x), dtype=bool) if curve.hollow is None else curve.hollow
         symbols = np.where(hollow, "circle-open", "circle").tolist() if hollow.any() else "circle"
         markers = {"marker": {"size": 6 if len(curve.x) <= 40 else 4, "color": curve.color, "symbol": symbols}}
+    if curve.bars and curve.lower is not None and curve.upper is not None:
+        ends = {"array": _y(curve.upper - curve.y), "arrayminus": _y(curve.y - curve.lower), "symmetric": False}
+        markers |= {"mode": "markers", "error_y": {**ends, "color": curve.color, "width": 0, "thickness": 1.6}}
     return {
         "type": "scatter",
         "x": _x(curve.x),
         "y": _y(curve.y),
         "mode": "lines+markers" if markers else "lines",
         "line": {"color": curve.color, "width": 2, "dash": curve.dash, "simplify": False},
-        "name": _escape(curve.label),
-        "legendgroup": _escape(curve.label),
+        "name": escape(curve.label),
+        "legendgroup": escape(curve.label),
         "legendrank": 1000 + curve.order,
         "showlegend": first,
         "customdata": np.stack([n, half], axis=1).astype(np.float32),
         "hovertemplate": (
-            f"<b>{_escape(curve.label)}</b><br>{_escape(panel.x_label or 'step')} %{{x}}: %{{y:.4g}}{band}"
+            f"<b>{escape(curve.label)}</b><br>{escape(panel.x_label or 'step')} %{{x}}: %{{y:.4g}}{band}"
             "<br>N = %{customdata[0]:d}<extra></extra>"
         ),
         **markers,
@@ -277,10 +237,10 @@ def _ends(curve: Curve, panel: Panel) -> Plain:
             "color": color,
             "line": {"width": 2, "color": color},
         },
-        "text": [_escape(f"{curve.label}: {end.label}") for end in curve.ends],
+        "text": [escape(f"{curve.label}: {end.label}") for end in curve.ends],
         "hovertemplate": "%{text}<extra></extra>",
         "showlegend": False,
-        "legendgroup": _escape(curve.label),
+        "legendgroup": escape(curve.label),
         "cliponaxis": False,
         "name": "end",
     }
@@ -302,52 +262,15 @@ def _add_inset(plain: Plain, result: CurveSet, index: int, body: int) -> None:
             },
             f"yaxis{name}": {
                 **line, "anchor": f"x{name}", "nticks": 4, "type": "log" if panel.log_y else "linear",
-                "range": _range(inset_range(panel.curves, panel.inset, panel.log_y), panel.log_y),
+                "range": axis_range(inset_range(panel.curves, panel.inset, panel.log_y), panel.log_y),
                 "domain": [bottom + y0 * (top - bottom), bottom + (y0 + height) * (top - bottom)],
             },
         }
     )  # fmt: skip
-    _add_curves(plain, panel, name, set(), in_legend=False)
+    add_curves(plain, panel, name, set(), in_legend=False)
     text = f"steps {panel.inset[0]:g} to {panel.inset[1]:g}"
     corner = {"x": left + x0 * (right - left), "y": bottom + (y0 + height) * (top - bottom)}
-    _annotate(plain, text, **corner, yshift=2, yanchor="bottom", color=MUTED, size=11)
-
-
-def _add_frame(plain: Plain, result: CurveSet, body: int, heading: bool) -> None:
-    """Legend above the panels, title above the legend, notes under the last axis."""
-    legend_rows = -(-sum(len(curve.label) + 7 for curve in result.legend()) // 110) if result.legend() else 0
-    above = 22 * legend_rows + (30 if any(panel.title for panel in result.panels) else 12)
-    top, bottom = above + 6, 58
-    if heading:
-        head = [f"<b>{_escape(result.title)}</b>", *(_escape(line) for line in textwrap.wrap(result.chosen, 120))]
-        notes = [*result.notes, *(f"Missing: {text}" for text in result.missing)]
-        foot = [_escape(line) for note in notes for line in textwrap.wrap(note, 140)]
-        top += 20 * len(head) + 10
-        bottom += 15 * len(foot) + 10
-        _annotate(plain, head[0], 0, 1, yshift=top - 14, color=INK, size=17, yanchor="top")
-        _annotate(plain, "<br>".join(head[1:]), 0, 1, yshift=top - 38, color=MUTED, size=12, yanchor="top")
-        _annotate(plain, "<br>".join(foot), 0, 0, yshift=-56, color=MUTED, size=11, yanchor="top")
-    plain["layout"].update(
-        template="none",  # else Plotly adds 7 kB of its own defaults to every figure
-        height=body + top + bottom,
-        margin={"l": 72, "r": 18, "t": top, "b": bottom},
-        font={"family": FONT, "size": 12, "color": INK},
-        paper_bgcolor=PAPER,
-        plot_bgcolor=PAPER,
-        hovermode="closest",
-        hoverlabel={"bgcolor": PAPER, "bordercolor": FRAME, "font": {"color": INK}, "align": "left"},
-        legend={
-            "orientation": "h", "x": 0, "xanchor": "left", "y": 1 + (above - 22 * legend_rows) / body,
-            "yanchor": "bottom", "font": {"size": 12.5, "color": INK}, "bgcolor": with_alpha(PAPER, 0),
-        },
-    )  # fmt: skip
-
-
-def _annotate(plain: Plain, text: str, x: float, y: float, *, color: str, size: float, **place: Any) -> None:
-    if text:
-        place = {"xanchor": "left", "yanchor": "middle", "align": "left", "xref": "paper", "yref": "paper", **place}
-        note = {"text": text, "x": x, "y": y, "showarrow": False, "font": {"color": color, "size": size}}
-        plain["layout"]["annotations"].append(place | note)
+    annotate(plain, text, **corner, yshift=2, yanchor="bottom", color=MUTED, size=11)
 
 
 def _x(values: FloatArray) -> np.ndarray:
@@ -360,8 +283,3 @@ def _x(values: FloatArray) -> np.ndarray:
 def _y(values: FloatArray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
-
-
-def _escape(text: str) -> str:
-    """Plotly reads a little HTML in every text; strings of a store must not become markup."""
-    return html.escape(" ".join(str(text).split()), quote=False)

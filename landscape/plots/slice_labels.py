@@ -11,6 +11,7 @@ import numpy as np
 
 from landscape.plots.curves import FloatArray
 from landscape.plots.slices import PathData, SurfaceData, SurfaceSet
+from landscape.plots.style import INK
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Spot:
     path: PathData
     index: int
     text: str
+    color: str
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,23 @@ class StepLabel:
     y: float
 
 
-def spots(path: PathData) -> list[Spot]:
-    """First and last snapshot on the plane, and those nearest to the marks."""
+def spots(path: PathData, *, alone: bool = True) -> list[Spot]:
+    """First and last snapshot on the plane, and those nearest to the marks.
+
+    Args:
+        alone: whether it is the only path; else the last snapshot carries its name in place of the step, and the first
+            one, where runs may start together, is nobody's.
+    """
     seen = path.seen.tolist()
     if not seen:
         return []
-    found = [Spot("start", path, seen[0], f"step {path.steps[seen[0]]}")]
+    found = [Spot("start", path, seen[0], f"step {path.steps[seen[0]]}", path.color if alone else INK)]
     if len(seen) > 1:
-        found.append(Spot("end", path, seen[-1], str(path.steps[seen[-1]])))
+        found.append(Spot("end", path, seen[-1], str(path.steps[seen[-1]]) if alone else path.label, path.color))
     for step, name in path.marks:
         index = path.nearest(step)
         if index is not None:
-            found.append(Spot("mark", path, index, name))
+            found.append(Spot("mark", path, index, name, path.color))
     return found
 
 
@@ -60,20 +67,22 @@ def step_labels(
     low = np.array([result.x_range[0], result.y_range[0]])
     span = np.array([result.x_range[1], result.y_range[1]]) - low
     texts, colors, anchors, needed, lines = [], [], [], [], []
+    if surface.center is not None:
+        lines.append((np.array([surface.center]) - low) / span * page)
     for number, path in enumerate(surface.paths):
         places = (path.coordinates - low) / span * page
         lines.append(places)
-        own = spots(path)
+        own = spots(path, alone=len(surface.paths) == 1)
         # Runs of one base start in one place, whose step is said once.
         named = [spot for spot in own if not (spot.kind == "start" and number)]
         taken = {spot.index for spot in own}
         between = [index for index in _round_steps(path) if index not in taken]
-        for index, text, must in [
-            *((spot.index, spot.text, True) for spot in named),
-            *((index, str(path.steps[index]), False) for index in between),
+        for index, text, color, must in [
+            *((spot.index, spot.text, spot.color, True) for spot in named),
+            *((index, str(path.steps[index]), path.color, False) for index in between),
         ]:
             texts.append(text)
-            colors.append(path.color)
+            colors.append(color)
             anchors.append(places[index])
             needed.append(must)
     if not texts:

@@ -12,19 +12,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.plots.curves import Panel
-from landscape.plots.plotly_renderer import (
-    FONT,
-    Plain,
-    _add_curves,
-    _add_frame,
-    _annotate,
-    _axis,
-    _color_map,
-    _escape,
-    _range,
-    recolored,
-)
+from landscape.plots.curves import FloatArray, Panel
+from landscape.plots.plotly_page import FONT, Plain, add_frame, annotate, axis_range, axis_suffix, escape, themed
+from landscape.plots.plotly_renderer import add_curves
 from landscape.plots.slice_labels import spots, step_labels
 from landscape.plots.slice_levels import HATCH, UNKNOWN
 from landscape.plots.slices import PathData, SurfaceData, SurfaceSet
@@ -124,33 +114,31 @@ def surfaces_to_plotly(result: SurfaceSet, *, theme: str = "light", heading: boo
     shown: set[str] = set()
     for index, panel in enumerate(result.curves.panels):
         _add_panel(plain, result, index, page)
-        _add_curves(plain, panel, _axis(count + index), shown)
+        add_curves(plain, panel, axis_suffix(count + index), shown)
     # The frame leaves room for the surfaces' titles.
     titles = Panel(" ".join(surface.title for surface in result.surfaces).strip(), (), "")
-    _add_frame(plain, replace(result.curves, panels=(titles,)), page.body, heading)
+    add_frame(plain, replace(result.curves, panels=(titles,)), page.body, heading)
     plain["layout"]["margin"]["r"] = page.margin_right
     plain["layout"]["legend"] |= page.legend()
-    if theme == "dark":
-        plain = recolored(plain, _color_map(plain))
-    return go.Figure(plain)
+    return themed(plain, theme)
 
 
 def _add_surface(plain: Plain, result: SurfaceSet, index: int, page: SlicePage) -> None:
-    surface, name = result.surfaces[index], _axis(index)
+    surface, name = result.surfaces[index], axis_suffix(index)
     left, right, bottom, top = page.surface(index)
     line = {"linecolor": FRAME, "showline": True, "mirror": True, "showgrid": False, "zeroline": False}
     line |= {"ticks": "outside", "tickcolor": FRAME, "nticks": 7}
     x_axis: Plain = {**line, "domain": [left, right], "anchor": f"y{name}", "range": list(result.x_range)}
     y_axis: Plain = {**line, "domain": [bottom, top], "anchor": f"x{name}", "range": list(result.y_range)}
-    x_axis["title"] = {"text": _escape(surface.x_label), "standoff": 8}
+    x_axis["title"] = {"text": escape(surface.x_label), "standoff": 8}
     if index:
         x_axis["matches"], y_axis["matches"] = "x", "y"
         y_axis["showticklabels"] = False
     else:
-        y_axis |= {"title": {"text": _escape(surface.y_label), "standoff": 10}, "automargin": True}
+        y_axis |= {"title": {"text": escape(surface.y_label), "standoff": 10}, "automargin": True}
     plain["layout"] |= {f"xaxis{name}": x_axis, f"yaxis{name}": y_axis}
     if surface.title:
-        _annotate(plain, f"<b>{_escape(surface.title)}</b>", left, 1, yshift=4, yanchor="bottom", color=INK, size=13)
+        annotate(plain, f"<b>{escape(surface.title)}</b>", left, 1, yshift=4, yanchor="bottom", color=INK, size=13)
     place = {"xaxis": f"x{name}", "yaxis": f"y{name}"}
     bar = {"showscale": index == 0, "colorbar": _color_bar(result, page.side, page.body)}
     bar["colorbar"]["x"] = page.surface(page.count - 1)[1]
@@ -159,11 +147,13 @@ def _add_surface(plain: Plain, result: SurfaceSet, index: int, page: SlicePage) 
     if cells:
         plain["data"].append(_hatch(cells) | place)
     for path in surface.paths:
-        plain["data"] += [trace | place for trace in _path(path)]
+        plain["data"] += [trace | place for trace in _path(path, alone=len(surface.paths) == 1)]
+    if surface.center is not None:
+        plain["data"].append(_center(surface.center, "circle-open" if surface.paths else "cross-thin") | place)
     width = page.share * (PAGE - LEFT - page.margin_right)
     for label in step_labels(result, surface, (width, page.side), (6.6, 14.0)):
         spot = {"xref": f"x{name} domain", "yref": f"y{name} domain", "xanchor": "center", "yanchor": "middle"}
-        words = {"text": _escape(label.text), "x": label.x / width, "y": label.y / page.side, "showarrow": False}
+        words = {"text": escape(label.text), "x": label.x / width, "y": label.y / page.side, "showarrow": False}
         color = readable(shade(_on_surface(label.color), 0.8))
         look = {"font": {"size": 11, "color": color}, "bgcolor": with_alpha(SURFACE_PAPER, 0.72)}
         plain["layout"]["annotations"].append({**spot, **words, **look, "borderpad": 0, "name": "step label"})
@@ -178,11 +168,18 @@ def _contour(result: SurfaceSet, surface: SurfaceData) -> Plain:
     edges = levels.scale_edges
     step = float(edges[1] - edges[0])
     bands = len(levels.colors)
+    kind = (
+        " (sd over planes)"
+        if surface.spread is not None
+        else " (standard error)"
+        if surface.standard_error is not None
+        else ""
+    )
     return {
         "type": "contour",
         "x": surface.x,
         "y": surface.y,
-        "z": levels.scale(surface.loss).T,
+        "z": _small(levels.scale(surface.loss).T),
         "zmin": float(edges[0]),
         "zmax": float(edges[-1]),
         "autocontour": False,
@@ -194,9 +191,9 @@ def _contour(result: SurfaceSet, surface: SurfaceData) -> Plain:
         "line": {"color": with_alpha(SURFACE_PAPER, 0.6), "width": 0.7, "smoothing": 0},
         "connectgaps": False,
         "text": _hover(surface),
-        "hovertemplate": f"{_escape(surface.x_label)} %{{x:.4g}}, {_escape(surface.y_label)} %{{y:.4g}}<br>%{{text}}"
-        "<extra></extra>",
-        "name": _escape(surface.title),
+        "hovertemplate": f"{escape(surface.x_label)} %{{x:.4g}}, {escape(surface.y_label)} %{{y:.4g}}<br>"
+        f"{escape(surface.measured.metric)} %{{text}}{kind}<extra></extra>",
+        "name": escape(surface.title),
     }  # fmt: skip
 
 
@@ -207,13 +204,18 @@ def _color_scale(colors: list[str]) -> list[list[Any]]:
 
 
 def _hover(surface: SurfaceData) -> list[list[str]]:
-    """Loss ± standard error at each grid point, rows over y."""
-    name = _escape(surface.measured.metric)
-    texts = np.array([[f"{name} {value:.4g}" for value in row] for row in surface.loss.T.tolist()], dtype=object)
-    if surface.standard_error is not None:
-        errors = [[f" ± {value:.2g} (standard error)" for value in row] for row in surface.standard_error.T.tolist()]
-        texts = texts + np.array(errors, dtype=object)
-    return texts.tolist()
+    """Loss ± what is known of its error at each grid point, rows over y; ≈ where it is interpolated."""
+    error = surface.spread if surface.spread is not None else surface.standard_error
+    signs = np.where(np.ones_like(surface.finite) if surface.evaluated is None else surface.evaluated, "", "≈ ")
+    errors = np.full(surface.loss.shape, np.nan) if error is None else error
+    cells = zip(signs.T.ravel(), surface.loss.T.ravel(), errors.T.ravel(), strict=True)
+    texts = [f"{sign}{value:.4g}" + (f" ± {half:.2g}" if np.isfinite(half) else "") for sign, value, half in cells]
+    return np.array(texts, dtype=object).reshape(surface.loss.T.shape).tolist()
+
+
+def _small(values: FloatArray) -> np.ndarray:
+    """A figure's data is embedded in the page."""
+    return values.astype(np.float32)
 
 
 def _color_bar(result: SurfaceSet, side: int, body: int) -> Plain:
@@ -225,7 +227,7 @@ def _color_bar(result: SurfaceSet, side: int, body: int) -> Plain:
         "len": min(side, 320) / body, "lenmode": "fraction", "thickness": 12, "outlinewidth": 0,
         "tickvals": [float(edges[index]) for index in shown], "ticktext": [labels[index] for index in shown],
         "tickfont": {"size": 11, "color": MUTED}, "ticks": "",
-        "title": {"text": _escape(result.metric_label), "side": "right", "font": {"size": 12, "color": INK}},
+        "title": {"text": escape(result.metric_label), "side": "right", "font": {"size": 12, "color": INK}},
     }  # fmt: skip
 
 
@@ -240,19 +242,20 @@ def _hatch(cells: list[tuple[float, float, float, float]]) -> Plain:
     }  # fmt: skip
 
 
-def _path(path: PathData) -> list[Plain]:
+def _path(path: PathData, *, alone: bool) -> list[Plain]:
     """A halo, the line with its snapshots, and the marks."""
     seen, color = path.seen, _on_surface(path.color)
     x, y = path.coordinates[seen].T
-    quiet = {"type": "scatter", "x": x, "y": y, "showlegend": False, "legendgroup": _escape(path.label)}
+    quiet = {"type": "scatter", "x": x, "y": y, "showlegend": False, "legendgroup": escape(path.label)}
     halo = {"mode": "lines", "line": {"color": SURFACE_PAPER, "width": 5}, "hoverinfo": "skip", "name": "halo"}
     size = 6 if len(seen) <= 60 else 4
     line = {
-        "mode": "lines+markers", "line": {"color": color, "width": 2}, "name": _escape(path.label),
+        "mode": "lines+markers", "line": {"color": color, "width": 2}, "name": escape(path.label),
         "marker": {"size": size, "color": color, "line": {"color": SURFACE_PAPER, "width": 1}},
         "text": [_snapshot(path, index) for index in seen.tolist()], "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
-    found = spots(path)
+    found = spots(path, alone=alone)
+    edges = [_on_surface(spot.color) for spot in found]
     places = path.coordinates[[spot.index for spot in found]].reshape(-1, 2)
     hollow = [spot.kind != "end" for spot in found]
     marks = {
@@ -262,16 +265,25 @@ def _path(path: PathData) -> list[Plain]:
             "size": [10 if spot.kind != "mark" else 9 for spot in found],
             "symbol": ["diamond" if spot.kind == "mark" else "circle" for spot in found],
             "color": [SURFACE_PAPER if is_hollow else color for is_hollow in hollow],
-            "line": {"width": 2, "color": [color if is_hollow else SURFACE_PAPER for is_hollow in hollow]},
+            "line": {"width": 2, "color": [e if h else SURFACE_PAPER for e, h in zip(edges, hollow, strict=True)]},
         },
         "text": [_snapshot(path, spot.index) for spot in found], "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
     return [quiet | halo, quiet | line, quiet | marks]
 
 
+def _center(place: tuple[float, float], symbol: str) -> Plain:
+    """The snapshot through which the plane goes."""
+    return {
+        "type": "scatter", "x": [place[0]], "y": [place[1]], "mode": "markers", "name": "center", "showlegend": False,
+        "marker": {"symbol": symbol, "size": 15, "color": SURFACE_INK, "line": {"width": 2, "color": SURFACE_INK}},
+        "hovertemplate": "the snapshot through which the plane goes<extra></extra>",
+    }  # fmt: skip
+
+
 def _snapshot(path: PathData, index: int) -> str:
     return (
-        f"<b>{_escape(path.label)}</b>, step {path.steps[index]}<br>its own loss {path.loss[index]:.4g}<br>"
+        f"<b>{escape(path.label)}</b>, step {path.steps[index]}<br>its own loss {path.loss[index]:.4g}<br>"
         f"surface here {path.surface_loss[index]:.4g}<br>distance from plane {path.distance[index]:.4g}"
     )
 
@@ -280,7 +292,7 @@ def _add_panel(plain: Plain, result: SurfaceSet, index: int, page: SlicePage) ->
     """Axes of the loss or the distance along the paths of one surface."""
     panel, count = result.curves.panels[index], page.count
     row, column = divmod(index, count)
-    name = _axis(count + index)
+    name = axis_suffix(count + index)
     left, right, bottom, top = page.panel(index)
     line = {"linecolor": FRAME, "gridcolor": GRID, "zeroline": False, "ticks": "outside", "tickcolor": FRAME}
     steps = np.concatenate([path.steps for surface in result.surfaces for path in surface.paths])
@@ -290,16 +302,16 @@ def _add_panel(plain: Plain, result: SurfaceSet, index: int, page: SlicePage) ->
         "range": [float(steps.min()) - margin, float(steps.max()) + margin],
     }  # fmt: skip
     if index:
-        x_axis["matches"] = f"x{_axis(count)}"
+        x_axis["matches"] = f"x{axis_suffix(count)}"
     if row == 1:
-        x_axis["title"] = {"text": _escape(panel.x_label), "standoff": 8}
+        x_axis["title"] = {"text": escape(panel.x_label), "standoff": 8}
     y_axis: Plain = {**line, "domain": [bottom, top], "anchor": f"x{name}", "nticks": 5}
     if panel.y_range is not None:
-        y_axis["range"] = _range(panel.y_range, panel.log_y)
+        y_axis["range"] = axis_range(panel.y_range, panel.log_y)
     if column:
-        y_axis |= {"showticklabels": False, "matches": f"y{_axis(count + row * count)}"}
+        y_axis |= {"showticklabels": False, "matches": f"y{axis_suffix(count + row * count)}"}
     else:
-        text = _escape(panel.y_label).replace(" from ", "<br>from ").replace(" (", "<br>(")
+        text = escape(panel.y_label).replace(" from ", "<br>from ").replace(" (", "<br>(")
         y_axis |= {"title": {"text": text, "standoff": 10}, "automargin": not page.beside}
     plain["layout"] |= {f"xaxis{name}": x_axis, f"yaxis{name}": y_axis}
     for path in result.surfaces[column].paths:
@@ -323,15 +335,17 @@ def surface_3d(result: SurfaceSet, index: int = 0, *, theme: str = "light") -> g
     """
     surface, levels = result.surfaces[index], result.levels
     height = np.clip(np.where(surface.finite, surface.loss, np.nan), None, levels.edges[-1])
+    metric = escape(surface.measured.metric)
     axis = {"gridcolor": GRID, "zeroline": False, "showbackground": False, "color": MUTED}
     plain: Plain = {
         "data": [
             {
-                "type": "surface", "x": surface.x, "y": surface.y, "z": height.T,
-                "surfacecolor": levels.scale(surface.loss).T, "cmin": float(levels.scale_edges[0]),
+                "type": "surface", "x": surface.x, "y": surface.y, "z": _small(height.T),
+                "surfacecolor": _small(levels.scale(surface.loss).T), "cmin": float(levels.scale_edges[0]),
                 "cmax": float(levels.scale_edges[-1]), "colorscale": _color_scale(levels.colors),
-                "colorbar": _color_bar(result, 320, 480) | {"len": 0.7, "y": 0.92}, "text": _hover(surface),
-                "hovertemplate": "%{x:.4g}, %{y:.4g}<br>%{text}<extra></extra>", "name": _escape(surface.title),
+                "colorbar": _color_bar(result, 320, 480) | {"len": 0.7, "y": 0.92},
+                "hovertemplate": f"%{{x:.4g}}, %{{y:.4g}}<br>{metric} %{{z:.4g}}<extra></extra>",
+                "name": escape(surface.title),
                 "opacity": 0.88,  # lines that run just under the facets stay in sight
                 "lighting": {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
             },
@@ -343,19 +357,17 @@ def surface_3d(result: SurfaceSet, index: int = 0, *, theme: str = "light") -> g
             "hoverlabel": {"bgcolor": PAPER, "bordercolor": FRAME, "font": {"color": INK}, "align": "left"},
             "legend": {"orientation": "h", "x": 0, "y": 1, "bgcolor": with_alpha(PAPER, 0)},
             "scene": {
-                "xaxis": {**axis, "title": {"text": _escape(surface.x_label)}},
-                "yaxis": {**axis, "title": {"text": _escape(surface.y_label)}},
+                "xaxis": {**axis, "title": {"text": escape(surface.x_label)}},
+                "yaxis": {**axis, "title": {"text": escape(surface.y_label)}},
                 "zaxis": {
-                    **axis, "title": {"text": _escape(result.metric_label)}, "type": "log" if levels.log else "linear",
+                    **axis, "title": {"text": escape(result.metric_label)}, "type": "log" if levels.log else "linear",
                 },
                 "aspectratio": {"x": 1, "y": 1, "z": 0.7},
-                "camera": {"eye": {"x": 1.15, "y": -1.35, "z": 1.5}},
+                "camera": {"eye": {"x": 0.95, "y": -1.1, "z": 1.15}},
             },
         },
     }  # fmt: skip
-    if theme == "dark":
-        plain = recolored(plain, _color_map(plain))
-    return go.Figure(plain)
+    return themed(plain, theme)
 
 
 def _path_3d(path: PathData) -> list[Plain]:
@@ -364,7 +376,7 @@ def _path_3d(path: PathData) -> list[Plain]:
     low, high = path.surface_loss[seen], path.loss[seen]
     gap = np.full(len(seen), np.nan)
     texts = [_snapshot(path, index) for index in seen.tolist()]
-    common = {"type": "scatter3d", "legendgroup": _escape(path.label)}
+    common = {"type": "scatter3d", "legendgroup": escape(path.label)}
     return [
         {
             **common, "x": np.repeat(x, 3), "y": np.repeat(y, 3), "z": np.stack([low, high, gap], axis=1).ravel(),
@@ -374,11 +386,11 @@ def _path_3d(path: PathData) -> list[Plain]:
         {
             **common, "x": x, "y": y, "z": low, "mode": "lines",
             "line": {"color": path.color, "width": 4, "dash": "dot"},
-            "name": f"{_escape(path.label)}: projection", "hoverinfo": "skip",
+            "name": f"{escape(path.label)}: projection", "hoverinfo": "skip",
         },
         {
             **common, "x": x, "y": y, "z": high, "mode": "lines+markers", "line": {"color": path.color, "width": 5},
-            "marker": {"size": 3.5, "color": path.color}, "name": f"{_escape(path.label)}: its own loss",
+            "marker": {"size": 3.5, "color": path.color}, "name": f"{escape(path.label)}: its own loss",
             "text": texts, "hovertemplate": "%{text}<extra></extra>",
         },
     ]  # fmt: skip

@@ -191,7 +191,8 @@ def learning_rate_curves(
 
     Rates at which runs diverged are marked at the top: those runs have no final loss.
     """
-    cells = group(run for run in runs if final_eval_loss(run) or run.state == "diverged")
+    known = [run for run in runs if run.cell.learning_rate is not None]
+    cells = group(run for run in known if final_eval_loss(run) or run.state == "diverged")
     facets = Facets.of("rank", cells, wrap)
     sweeps: dict[Cell, list[RunData]] = {}
     for cell, members in cells.items():
@@ -217,7 +218,7 @@ def _ticks(rates: Sequence[float]) -> tuple[tuple[float, str], ...]:
 
 
 def _rate_curve(runs: Sequence[RunData], pen: Pen) -> Curve | None:
-    rates = sorted({run.cell.learning_rate for run in runs})
+    rates = sorted({rate for run in runs if (rate := run.cell.learning_rate) is not None})
     means, sds, counts, ends = [], [], [], []
     for rate in rates:
         here = [run for run in runs if run.cell.learning_rate == rate]

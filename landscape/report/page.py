@@ -2,88 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from markupsafe import Markup
 
 from landscape import __version__
 from landscape.errors import StoreError
 from landscape.figures import FIGURES, load_runs
-from landscape.plots import (
-    CurveSet,
-    RunData,
-    color_map,
-    evaluation_curves,
-    gap_curves,
-    learning_rate_curves,
-    loss_curves,
-    sharpness_curves,
-    to_plotly,
-)
+from landscape.plots import RunData
 from landscape.plots.data import distinct, format_rate, group
-from landscape.report.tables import glance_table, run_table
+from landscape.report.chapters import experiments
+from landscape.report.figure import ReportFigure
+from landscape.report.tables import run_table
 
 if TYPE_CHECKING:
     from landscape.store import Store
 
 TEMPLATES = Path(__file__).parent / "template"
 
-PANEL_WIDTH = 250
-"""Pixels below which a panel is scrolled to rather than squeezed."""
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """One interactive figure with the words around it; ``data`` and ``colors`` are JSON that is safe inside HTML."""
-
-    id: str
-    title: str
-    source: str
-    about: str
-    chosen: str
-    notes: tuple[str, ...]
-    missing: tuple[str, ...]
-    data: Markup
-    colors: Markup
-    width: int
-    height: int
-    loggable: bool
-
-    @classmethod
-    def of(cls, name: str, result: CurveSet, about: str = "", source: str = "") -> ReportFigure:
-        """A figure without its own heading, which the page prints."""
-        figure = to_plotly(result, heading=False)
-        return cls(
-            id=name,
-            title=result.title,
-            source=source,
-            about=about,
-            chosen=result.chosen,
-            notes=result.notes,
-            missing=result.missing,
-            data=embedded(str(figure.to_json())),
-            colors=embedded(json.dumps(color_map(figure))),
-            width=PANEL_WIDTH * result.columns + 90,
-            height=int(figure.layout.height),
-            loggable=_all_positive(result) and not any(panel.inset or panel.log_y for panel in result.panels),
-        )
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The pages of one model on one task."""
-
-    id: str
-    title: str
-    glance: dict[str, Any]
-    figures: dict[str, tuple[ReportFigure, ...]]
+IN_CHAPTERS = ("slice1d", "slice2d")
+"""Figures that every chapter shows of its own runs."""
 
 
 def write_report(
@@ -106,7 +48,12 @@ def write_report(
     path = Path(path)
     loaded = load_runs(store, where)
     page = render_page(
-        loaded.runs, title=title, name=store.path.absolute().name, where=where, unreadable=loaded.unreadable
+        loaded.runs,
+        title=title,
+        name=store.path.absolute().name,
+        where=where,
+        unreadable=loaded.unreadable,
+        damaged=loaded.damaged,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +64,20 @@ def write_report(
 
 
 def render_page(
-    runs: Sequence[RunData], *, title: str, name: str, where: str | None = None, unreadable: Sequence[str] = ()
+    runs: Sequence[RunData],
+    *,
+    title: str,
+    name: str,
+    where: str | None = None,
+    unreadable: Sequence[str] = (),
+    damaged: Sequence[str] = (),
 ) -> str:
     """The page's HTML. Every string of the store is escaped: by Jinja in the page, by the renderer in figures.
 
     Args:
         name: of the store.
         unreadable: one line a run that could not be read, for the page to name.
+        damaged: one line a damaged slice of several runs.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -151,6 +105,7 @@ def render_page(
         experiments=experiments(runs),
         runs=run_table(runs),
         unreadable=unreadable,
+        damaged=damaged,
         has_sharpness=any(run.sharpness is not None for run in runs),
         environment=environment(runs),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
@@ -159,131 +114,18 @@ def render_page(
     )
 
 
-def embedded(text: str) -> Markup:
-    """JSON that no string in it can break out of: inside a script element only ``<`` could end it."""
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _all_positive(result: CurveSet) -> bool:
-    """Whether a logarithmic axis could show every line of the figure."""
-    return all(bool((curve.y[np.isfinite(curve.y)] > 0).all()) for curve in result.curves())
-
-
 def paper_figures(runs: Sequence[RunData]) -> tuple[list[ReportFigure], list[tuple[str, str]]]:
     """The papers' figures that the runs support, and name and reason of those that they do not."""
     figures, unsupported = [], []
     for name, script in FIGURES.items():
+        if name in IN_CHAPTERS:
+            continue
         try:
-            figures.append(ReportFigure.of(f"paper-{name}", script.build(runs), script.about, script.source))
+            made = script.build(runs)
+            figures += [ReportFigure.of(f"paper-{name}", result, script.about, script.source) for result in made]
         except StoreError as error:
             unsupported.append((f"{script.source}: {script.title}", str(error)))
     return figures, unsupported
-
-
-def experiments(runs: Sequence[RunData]) -> list[Experiment]:
-    """One chapter a model and task, in the order of their names."""
-    settings = sorted({(str(run.cell.model), str(run.cell.task)) for run in runs})
-    chapters = []
-    for number, (model, task) in enumerate(settings, start=1):
-        members = [run for run in runs if (str(run.cell.model), str(run.cell.task)) == (model, task)]
-        figures = {
-            kind: tuple(
-                ReportFigure.of(f"{kind}-{number}-{index}", result, about)
-                for index, (result, about) in enumerate(make(members), start=1)
-                if any(panel.curves for panel in result.panels)
-            )
-            for kind, make in CHAPTER.items()
-        }
-        chapters.append(Experiment(f"experiment-{number}", f"{model} on {task}", glance_table(members), figures))
-    return chapters
-
-
-def _rates(runs: Sequence[RunData]) -> list[tuple[CurveSet, str]]:
-    if len({run.cell.learning_rate for run in runs if len(run.evaluations)}) < 2:
-        return []
-    about = (
-        "A difference at one learning rate can be a difference of best learning rates: compare each method's lowest "
-        "point as well as the points above one rate."
-    )
-    return [(learning_rate_curves(runs), about)]
-
-
-def _training(runs: Sequence[RunData]) -> list[tuple[CurveSet, str]]:
-    facet = _facet(run for run in runs if len(run.metrics))
-    made = [
-        (
-            loss_curves(runs, facet=facet, wrap=3, title="Training loss at the unperturbed weights"),
-            "The loss of each step's batch before its update, measured without the method's perturbation: the only "
-            "training loss on which methods can be compared.",
-        ),
-        (
-            loss_curves(runs, facet=facet, wrap=3, minus="loss_base", title="Training loss relative to the base model"),
-            "The same, minus the untouched base model's loss on the same batch: the noise of hard and easy batches "
-            "cancels as far as both models find the same ones hard, most of all while the loss is near the base's.",
-        ),
-    ]
-    perturbed = [run for run in runs if _is_perturbed(run)]
-    if perturbed:
-        result = loss_curves(
-            perturbed, facet=facet, wrap=3, column="loss_perturbed", minus="loss_clean", title="What perturbation adds"
-        )
-        made.append((result, "Loss at the perturbed minus loss at the unperturbed weights, on the same batch."))
-    return made
-
-
-def _is_perturbed(run: RunData) -> bool:
-    frame = run.metrics
-    return "perturbation_norm" in frame and bool((frame["perturbation_norm"] > 0).any())
-
-
-def _evaluation(runs: Sequence[RunData]) -> list[tuple[CurveSet, str]]:
-    facet = _facet(run for run in runs if len(run.evaluations))
-    return [
-        (
-            evaluation_curves(runs, splits=["eval"], facet=facet, wrap=3, title="Loss on held-out examples"),
-            "The eval split, in evaluation mode, always the same examples.",
-        ),
-        (
-            gap_curves(runs, facet=facet, wrap=3),
-            "Loss on held-out examples (eval) minus loss on a fixed subset of the training examples (probe), both in "
-            "evaluation mode. Above zero the model does worse on what it has not seen.",
-        ),
-    ]
-
-
-def _sharpness(runs: Sequence[RunData]) -> list[tuple[CurveSet, str]]:
-    about = (
-        "The largest eigenvalue of the loss's Hessian on snapshots of the run, under the training loss on the same "
-        "steps. It depends on the space in which it is measured: in the adapter's own coordinates it changes when A "
-        "grows and B shrinks, although the model does not."
-    )
-    made = []
-    measured = [run for run in runs if run.sharpness is not None]
-    for rate in distinct(group(measured), "learning_rate"):
-        result = sharpness_curves([run for run in measured if run.cell.learning_rate == rate], facet="rank")
-        title = f"Sharpness along training, lr = {format_rate(rate)}"
-        made.append((CurveSet(**{**vars(result), "title": title}), about))
-        about = ""
-    return made
-
-
-CHAPTER: dict[str, Callable[[Sequence[RunData]], list[tuple[CurveSet, str]]]] = {
-    "rates": _rates,
-    "training": _training,
-    "evaluation": _evaluation,
-    "sharpness": _sharpness,
-}
-
-
-def _facet(runs: Iterable[RunData]) -> str | tuple[str, str] | None:
-    """Learning rates down and ranks across, as far as there are several."""
-    cells = group(runs)
-    several = [axis for axis in ("learning_rate", "rank") if len(distinct(cells, axis)) > 1]
-    if len(several) == 2:
-        return (several[0], several[1])
-    return several[0] if several else None
 
 
 def facts(runs: Sequence[RunData]) -> list[tuple[str, str]]:
@@ -297,7 +139,7 @@ def facts(runs: Sequence[RunData]) -> list[tuple[str, str]]:
         ("methods", str(len(distinct(cells, "method")))),
         ("ranks", _listed(map(str, distinct(cells, "rank")))),
         ("learning rates", _listed(format_rate(rate) for rate in distinct(cells, "learning_rate"))),
-        ("seeds", _listed(sorted({str(run.seed) for run in runs}, key=lambda text: (len(text), text)))),
+        ("seeds", _listed(map(str, sorted({run.seed for run in runs if run.seed is not None})))),
         ("optimizer steps", f"{steps:,}".replace(",", "\u202f")),
         ("time in steps", duration(seconds)),
     ]
@@ -307,6 +149,13 @@ def scale(runs: Sequence[RunData]) -> list[str]:
     """Sentences that say how far the numbers reach."""
     if not runs:
         return ["The store has no runs yet."]
+    imported = len(runs)
+    runs = [run for run in runs if not run.config.get("imported")]
+    imported -= len(runs)
+    count = f"{imported} {'runs are' if imported > 1 else 'run is'}"
+    said = [f"{count} imported from logs; what those do not say of their settings is unknown."] if imported else []
+    if not runs:
+        return said
     cells = group(runs)
     counts = sorted({len(members) for members in group(run for run in runs if run.step).values()}) or [0]
     batches = sorted({_batch(run) for run in runs})
@@ -321,7 +170,7 @@ def scale(runs: Sequence[RunData]) -> list[str]:
     ]
     if counts == [1]:
         sentences.append("With one seed a setting, nothing here says whether a difference would come back.")
-    return sentences
+    return sentences + said
 
 
 def _batch(run: RunData) -> int:

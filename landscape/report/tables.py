@@ -60,8 +60,9 @@ def _common_rate(rows: Sequence[CellSummary]) -> float | None:
     methods: dict[float, set[str]] = {}
     counts: Counter[float] = Counter()
     for row in rows:
-        methods.setdefault(row.cell.learning_rate, set()).add(row.cell.method)
-        counts[row.cell.learning_rate] += len(row.runs)
+        if row.cell.learning_rate is not None:
+            methods.setdefault(row.cell.learning_rate, set()).add(row.cell.method)
+            counts[row.cell.learning_rate] += len(row.runs)
     return max(counts, key=lambda rate: (len(methods[rate]), counts[rate], rate), default=None)
 
 
@@ -116,7 +117,7 @@ def _run_row(run: RunData) -> dict[str, Any]:
         "rank": cell.rank,
         "alpha": None if cell.alpha is None else f"{cell.alpha:g}",
         "rate": format_rate(cell.learning_rate),
-        "rate_value": cell.learning_rate,
+        "rate_value": cell.learning_rate or 0.0,
         "seed": run.seed,
         "state": run.state,
         "step": run.step,

@@ -48,7 +48,7 @@ class AdapterSpace:
         if self._layers is None:
             return [in_place]
         first, *others = [Layered("stacked", stack, self, self._layers, _stacked_lora) for stack in stacks]
-        merged = [Layered("merged", 1, self, self._layers, _merged_lora)] if _can_merge(self._layers) else []
+        merged = [Layered("merged", 1, self, self._layers, _merged_lora)] if can_merge(self._layers) else []
         return [first, *merged, *others, in_place]
 
 
@@ -123,7 +123,7 @@ def _replaceable(model: nn.Module, coordinates: Coordinates) -> list[nn.Module] 
     return None if left else layers
 
 
-def _can_merge(layers: Sequence[nn.Module]) -> bool:
+def can_merge(layers: Sequence[nn.Module]) -> bool:
     """A weight in half precision would round the adapter away."""
     for layer in layers:
         if is_plain_lora(layer):
@@ -151,27 +151,40 @@ def _stacked_lora(layer: Any, values: Values) -> Forward:
     """base(x) + s·B(A(x)), the base product over the rows of all points together."""
     A, B, scaling = factors(layer)
     down, up = values[id(A)].transpose(1, 2), values[id(B)].transpose(1, 2)
-    points, base = len(down), layer.base_layer
+    base = layer.base_layer
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = base(x, *args, **kwargs)
-        hidden = torch.bmm(point_rows(x, points).to(down.dtype), down)
-        rows = point_rows(y, points)
-        if y.is_contiguous() and rows.dtype == hidden.dtype == up.dtype:
-            return as_output(rows.baddbmm_(hidden, up, alpha=scaling), x)
-        return as_output((rows + torch.bmm(hidden, up) * scaling).to(y.dtype), x)
+        hidden = torch.bmm(point_rows(x, len(down)).to(down.dtype), down)
+        return low_rank_added(y, hidden, up, x, scaling)
 
     return forward
+
+
+def low_rank_added(y: Tensor, hidden: Tensor, up: Tensor, x: Tensor, scaling: float = 1.0) -> Tensor:
+    """A layer's output ``y`` for ``x`` plus s·hidden @ up of each point, in the memory of ``y`` where it can be.
+
+    Args:
+        hidden: (points, rows, k).
+        up: (points, k, out).
+    """
+    rows = point_rows(y, len(up))
+    if y.is_contiguous() and rows.dtype == hidden.dtype == up.dtype:
+        return as_output(rows.baddbmm_(hidden, up, alpha=scaling), x)
+    return as_output((rows + torch.bmm(hidden, up) * scaling).to(y.dtype), x)
 
 
 def _merged_lora(layer: Any, values: Values) -> Forward:
     """(W + s·BA)x + b of one point, W + s·BA made anew in every call."""
     A, B, scaling = factors(layer)
-    down, up, base = values[id(A)][0], values[id(B)][0], layer.base_layer
-    # GPT-2's Conv1D keeps W as (in, out).
-    frozen = base.weight.T if layer.fan_in_fan_out else base.weight
+    down, up, base, frozen = values[id(A)][0], values[id(B)][0], layer.base_layer, frozen_weight(layer)
 
     def forward(x: Tensor) -> Tensor:
         return F.linear(x, torch.addmm(frozen, up, down, alpha=scaling), base.bias)
 
     return forward
+
+
+def frozen_weight(layer: Any) -> Tensor:
+    """W (out, in) of a LoRA layer, without its adapter; GPT-2's Conv1D keeps it as (in, out)."""
+    return layer.base_layer.weight.T if layer.fan_in_fan_out else layer.base_layer.weight

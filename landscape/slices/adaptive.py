@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,11 +23,17 @@ Array = np.ndarray
 FIRST_NODES = 7
 """Points an axis of the first, coarse grid."""
 
-HELD_OUT = 64
-"""Random points at which an interpolation is tested before it is believed."""
+HELD_OUT = 100
+"""Random points at which an interpolation is tested before it is believed; of a small grid, a sixth of its points."""
+
+SAFETY = 2.5
+"""``error_bound`` over what the test saw."""
+
+KERNELS = ("quintic", "cubic", "linear")
+"""Polyharmonic splines r⁵, r³ and r: the smoother the surface, the better the first; edges and noise want the last."""
 
 _ROUND = 32
-_MARGIN = 2
+_STRICTER = 2
 """A round is held to a part of the tolerance: the worst of thousands of points is worse than the worst of tens."""
 
 _NEIGHBORS = 4
@@ -35,25 +42,39 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """A grid of which some points were evaluated and the others interpolated."""
+    """A grid of which some points were evaluated and the others interpolated.
+
+    Two statements about the interpolated points, of different kinds. ``coverage`` holds for every function: with 95 %
+    confidence, at least that share is within ``held_out_error``. ``error_bound`` is for all of them and has a margin,
+    since no number of tested points excludes a dent between them. Over four surfaces each of nine kinds (quadratics,
+    saddles, valleys, basins, waves, soft maxima, walls) 200 other points were within it 99 times in 100 (95 for walls,
+    whose loss grows by many orders of magnitude inside the grid; 65 for surfaces with a kink), and always within the
+    tolerance.
+    """
 
     values: Array
     """(points, ...) on the whole grid; where the function is not finite, so are they."""
     evaluated: Array
     """Where the value is the function's own, bool in the shape of ``values``."""
-    error_bound: float
+    held_out_error: float
     """Largest error at ``num_held_out`` random points that the interpolation had not seen when it was tested there."""
+    error_bound: float
+    """`SAFETY` · ``held_out_error``, times how much more two splines differ anywhere than at the held-out points."""
     num_held_out: int
+    num_tests: int
+    """Interpolations that were tested; the last was returned."""
     converged: bool
     """The bound is within the tolerance."""
 
     @property
     def coverage(self) -> float:
-        """With 95 % confidence, at least this share of the interpolated points is within ``error_bound``.
+        """With 95 % confidence, at least this share of the points that were unknown is within ``held_out_error``.
 
-        All of k random points were: 0.05^(1/k), whatever the function (Wilks, 1941).
+        All of k random points were: α^(1/k), whatever the function (Wilks, 1941). The j-th of several tests has
+        α = 0.05 / 2ʲ, so that together they err once in 20 times.
         """
-        return (1 - _CONFIDENCE) ** (1 / self.num_held_out) if self.num_held_out else 0.0
+        level = (1 - _CONFIDENCE) / 2**self.num_tests
+        return level ** (1 / self.num_held_out) if self.num_held_out else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +140,11 @@ def fill(
 ) -> Filled:
     """Values of ``function`` on the grid of ``axes``, evaluated where interpolation is not good enough.
 
-    A coarse grid, denser towards the edges, is interpolated by polyharmonic splines (Duchon, 1977). Each round then
-    evaluates new points, half of them where the splines r⁵ and r³ differ most and half at random, and notes how wrong
-    r⁵ was there. Once it was nowhere wrong by more than half the tolerance, it is tested at `HELD_OUT` more
-    random points; if one of them is out of tolerance, refinement goes on with all points so far. The interpolation that
-    is returned is the one that was tested.
+    A coarse grid, denser towards the edges, is interpolated by polyharmonic splines (Duchon, 1977). Each round
+    evaluates new points, half of them where the splines differ most and half at random; the spline that was best there
+    is used from then on. Once it was nowhere wrong by more than half the tolerance, it is tested at `HELD_OUT`
+    more random points; if the bound that they give is out of tolerance, refinement goes on with all points so far. The
+    interpolation that is returned is the one that was tested.
 
     Points that are not finite stay as they are and are left out of the interpolation. A point is taken to be like its
     nearest evaluated neighbors where these agree on being finite or not; where they do not, it is worth evaluating.
@@ -147,29 +168,28 @@ def fill(
     if budget < len(first):
         raise UsageError(f"max_evaluations: {budget}; allowed: at least {len(first)}, the first grid")
     search.evaluate(first)
+    held_out, num_tests = min(HELD_OUT, search.size // 6), 0
     while True:
-        smooth, rough = search.predict("quintic"), search.predict("cubic")
-        # Rounds that grow keep their number small where little can be interpolated.
-        room = min(max(_ROUND, search.num_evaluated // 4), budget - search.num_evaluated)
-        worst = search.worst(smooth, rough, room // 2)
-        wrong = search.errors(smooth, worst)
-        held_out = search.random(room - len(worst))
-        missed = search.errors(smooth, held_out)
-        within = np.concatenate([wrong, missed]).max(initial=0) <= tolerance * search.extent / _MARGIN
-        if within and (left := budget - search.num_evaluated) > 0:
-            missed = search.errors(smooth, search.random(min(HELD_OUT, left)))
-        bound = float(missed.max(initial=0))
-        converged = within and bound <= tolerance * search.extent
+        search.refine(tolerance / _STRICTER, budget - held_out)
+        guess, doubt = search.guess()
+        unknown = np.flatnonzero(~search.evaluated)
+        tested = search.random(min(held_out, budget - search.num_evaluated))
+        worst = float(search.errors(guess, tested).max(initial=0))
+        num_tests += 1
+        bound = SAFETY * worst * _ratio(doubt[unknown].max(initial=0), doubt[tested].max(initial=0))
+        converged = len(tested) > 0 and bound <= tolerance * search.extent
         if converged or search.num_evaluated >= min(budget, search.size):
-            values = np.where(search.evaluated, search.values, smooth)
-            complete = search.num_evaluated == search.size
-            return Filled(
-                values.reshape(shape),
-                search.evaluated.reshape(shape),
-                0.0 if complete else bound,
-                0 if complete else len(missed),
-                bool(converged or complete),
-            )
+            break
+    values, seen = np.where(search.evaluated, search.values, guess).reshape(shape), search.evaluated.reshape(shape)
+    if search.num_evaluated == search.size:
+        return Filled(values, seen, 0.0, 0.0, 0, num_tests, converged=True)
+    if not len(tested):
+        worst = bound = math.inf
+    return Filled(values, seen, worst, bound, len(tested), num_tests, converged)
+
+
+def _ratio(anywhere: float, tested: float) -> float:
+    return max(1.0, anywhere / tested) if tested > 0 else 1.0
 
 
 class _Search:
@@ -180,8 +200,9 @@ class _Search:
         self._points = grid_points(axes)
         low, high = self._points.min(axis=0), self._points.max(axis=0)
         self._scaled = (self._points - low) / (high - low)
+        self._kernel = KERNELS[0]
         self.size = len(self._points)
-        self._blocks: Any = np.ravel_multi_index(tuple((self._scaled.T * 7.999).astype(int)), (8,) * len(axes))
+        self._blocks: Any = np.ravel_multi_index(tuple((self._scaled.T * 15.999).astype(int)), (16,) * len(axes))
         self.values = np.full(self.size, np.nan)
         self.evaluated = np.zeros(self.size, dtype=bool)
 
@@ -196,6 +217,7 @@ class _Search:
         return float(np.ptp(finite)) if len(finite) else 0.0
 
     def evaluate(self, indices: Array) -> None:
+        indices = indices[~self.evaluated[indices]]
         if len(indices):
             self.values[indices] = self._function(self._points[indices])
             self.evaluated[indices] = True
@@ -204,12 +226,31 @@ class _Search:
         """Evaluate points, and say how wrong the prediction was: infinitely, if about being finite."""
         self.evaluate(indices)
         actual, expected = self.values[indices], predicted[indices]
-        finite = np.isfinite(actual), np.isfinite(expected)
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(actual - expected)
-        return np.select([finite[0] & finite[1], ~finite[0] & ~finite[1]], [difference, 0.0], np.inf)
+        agree = np.isfinite(actual) == np.isfinite(expected)
+        return np.where(agree, _difference(actual, expected), np.inf)
 
-    def predict(self, kernel: str) -> Array:
+    def refine(self, tolerance: float, limit: int) -> None:
+        """Rounds of new points until one finds no error above a share of the range; at most ``limit`` points in all."""
+        # Rounds that grow keep their number small where little can be interpolated.
+        while (room := min(max(_ROUND, self.num_evaluated // 4), limit - self.num_evaluated)) > 0:
+            splines = {kernel: self._predict(kernel) for kernel in KERNELS}
+            doubt = np.max([_difference(splines[self._kernel], other) for other in splines.values()], axis=0)
+            worst = self._worst(doubt, room // 2)
+            rest = self._shuffled()
+            chosen = np.concatenate([worst, rest[~np.isin(rest, worst)][: room - len(worst)]])
+            errors = {kernel: self.errors(spline, chosen) for kernel, spline in splines.items()}
+            done = errors[self._kernel].max(initial=0) <= tolerance * self.extent
+            squares = {kernel: np.square(found[np.isfinite(found)]).sum() for kernel, found in errors.items()}
+            self._kernel = min(KERNELS, key=squares.__getitem__)
+            if done:
+                return
+
+    def guess(self) -> tuple[Array, Array]:
+        """The best spline on the whole grid, and how much another one differs from it."""
+        best, other = self._predict(self._kernel), self._predict(KERNELS[0 if self._kernel == KERNELS[1] else 1])
+        return best, _difference(best, other)
+
+    def _predict(self, kernel: str) -> Array:
         """On the whole grid: a polyharmonic spline of the finite values, and other values where they are nearest."""
         known = np.isfinite(self.values)
         result = self.values[self._nearest(1)[:, 0]]
@@ -220,16 +261,14 @@ class _Search:
             )
         return result
 
-    def worst(self, smooth: Array, rough: Array, count: int) -> Array:
-        """Unevaluated points between finite and other ones, then those where two predictions differ most: of every
-        block of the grid one, then another.
+    def _worst(self, doubt: Array, count: int) -> Array:
+        """Unevaluated points between finite and other ones, then those of the largest doubt: of every block of the grid
+        one, then another.
         """
         nearest = np.isfinite(self.values[self._nearest(_NEIGHBORS)])
         undecided: Any = nearest.any(axis=1) & ~nearest.all(axis=1)
         left = self._shuffled()
-        with np.errstate(invalid="ignore"):
-            doubt = np.nan_to_num(np.abs(smooth - rough)[left])
-        left = left[np.argsort(-doubt, kind="stable")]
+        left = left[np.argsort(-doubt[left], kind="stable")]
         blocks: Array = self._blocks[left]
         place = np.empty(len(left))
         for block in np.unique(blocks):
@@ -249,6 +288,12 @@ class _Search:
         known: Any = np.flatnonzero(self.evaluated)
         places: Any = KDTree(self._scaled[known]).query(self._scaled, k=min(count, len(known)))[1]
         return known[places.reshape(self.size, -1)]
+
+
+def _difference(first: Array, second: Array) -> Array:
+    """Absolute; 0 where either is not finite."""
+    finite = np.isfinite(first) & np.isfinite(second)
+    return np.abs(np.subtract(first, second, out=np.zeros(len(first)), where=finite))
 
 
 def grid_points(axes: tuple[Array, ...]) -> Array:

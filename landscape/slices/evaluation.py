@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.errors import UsageError, unknown
 from landscape.loss import MeanLoss, forward_losses, loss_kind, ratio_mean
@@ -34,15 +33,12 @@ _ROUNDS = 2
 
 @contextmanager
 def evaluating(model: nn.Module, autocast: torch.dtype | None = None) -> Iterator[None]:
-    """As `measuring`, without gradients; attention may use every kernel of scaled-dot-product attention again."""
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
+    """As `measuring` forward passes alone, under autocast if asked to."""
     device = next(model.parameters()).device.type
     with ExitStack() as stack:
         stack.enter_context(out_of_memory_explained())
-        stack.enter_context(measuring(model))
-        stack.enter_context(sdpa_kernel(kernels))
+        stack.enter_context(measuring(model, differentiable=False))
         stack.enter_context(_dora_uncached())
-        stack.enter_context(torch.no_grad())
         if autocast is not None:
             stack.enter_context(torch.autocast(device, autocast))
         yield

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from landscape.measurement import free_bytes
 from landscape.slices.directions import generator, norm_ratio
 from landscape.slices.layers import AdaptedLayer, Forward, adapted_layers, replaced_forwards
-from landscape.slices.memory import require_memory
+from landscape.slices.memory import Scratch, require_memory
 from landscape.slices.spaces import Way, as_output, point_rows
+
+HELD_SHARE = 4
+"""Directions are held where they take at most one part in so many of the free memory."""
 
 
 def gaussian(layer: AdaptedLayer, key: tuple[int, ...], like: Tensor) -> Tensor:
@@ -36,10 +40,11 @@ def rescaled(direction: Tensor, norms: Tensor | None) -> Tensor:
 
 
 class MergedSpace:
-    """W' + Σ cₖ·Dₖ in every adapted layer, with dense Gaussian Dₖ that are drawn anew whenever they are needed.
+    """W' + Σ cₖ·Dₖ in every adapted layer, with dense Gaussian Dₖ.
 
     Memory: W' once (not for half precision and quantized bases, where the layer's own output is added instead, since
-    W' would lose the adapter to rounding), and Dₖ of the one layer at work.
+    W' would lose the adapter to rounding); the Dₖ of all layers where a quarter of the free memory is enough for them,
+    else those of the one layer at work, drawn anew whenever they are needed; one displaced weight.
 
     Args:
         model: in the state in which it is measured.
@@ -51,11 +56,13 @@ class MergedSpace:
         self.dims = len(keys)
         self.point_bytes = 0
         layers = adapted_layers(model)
-        held = sum(layer.dense_bytes for layer in layers if layer.is_dense)
+        dense = sum(layer.dense_bytes for layer in layers if layer.is_dense)
         at_work = (self.dims + 2) * max(layer.dense_bytes for layer in layers)
-        require_memory(held + at_work, layers[0].device, "merged weights and their directions")
+        require_memory(dense + at_work, layers[0].device, "merged weights and their directions")
+        drawn_bytes = self.dims * sum(layer.dense_bytes for layer in layers)
+        scratch, hold = Scratch(), HELD_SHARE * drawn_bytes <= free_bytes(layers[0].device) - dense
         self._layers = [
-            _dense_layer(layer, [(*key, position) for key in keys], normalization)
+            _dense_layer(layer, [(*key, position) for key in keys], normalization, scratch, hold)
             for position, layer in enumerate(layers)
         ]
         self.num_parameters = sum(dense.layer.shape[0] * dense.layer.shape[1] for dense in self._layers)
@@ -65,8 +72,10 @@ class MergedSpace:
         return nullcontext()
 
     def ways(self, stacks: Sequence[int]) -> list[Way]:
-        """Stacking draws every direction once for all points of the stack."""
-        return [LayerWay("stacked" if stack > 1 else "merged", stack, self._layers) for stack in stacks]
+        """Stacking reads or draws every direction once for all points of the stack."""
+        return [
+            LayerWay("stacked" if stack > 1 else "merged", stack, self._layers) for stack in dict.fromkeys([*stacks, 1])
+        ]
 
 
 class DisplacedLayer(Protocol):
@@ -106,15 +115,18 @@ class _DenseLayer:
     norms: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    scratch: Scratch
+    held: list[Tensor] | None = None
+    """The directions; None where they are drawn for every forward pass."""
 
     def forward(self, coefficients: Tensor) -> Forward:
         """As `DisplacedLayer.forward`."""
         own, points = self.layer.module.forward, coefficients.tolist()
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            drawn = [rescaled(gaussian(self.layer, key, x), self.norms) for key in self.keys]
+            directions = self.held or self.directions(x)
             outputs = [
-                F.linear(row, self._displaced(drawn, point).to(x.dtype), self.bias)
+                F.linear(row, self._displaced(directions, point).to(x.dtype), self.bias)
                 for row, point in zip(point_rows(x, len(points)), points, strict=True)
             ]
             y = as_output(torch.stack(outputs) if len(outputs) > 1 else outputs[0], x)
@@ -122,20 +134,32 @@ class _DenseLayer:
 
         return forward
 
-    def _displaced(self, drawn: Sequence[Tensor], point: Sequence[float]) -> Tensor:
-        first, *others = zip(drawn, point, strict=True)
-        total = first[0] * first[1] if self.weight is None else torch.add(self.weight, first[0], alpha=first[1])
+    def directions(self, like: Tensor) -> list[Tensor]:
+        """Dₖ (out, in), on the device and at least in the precision of ``like``."""
+        return [rescaled(gaussian(self.layer, key, like), self.norms) for key in self.keys]
+
+    def _displaced(self, directions: Sequence[Tensor], point: Sequence[float]) -> Tensor:
+        """W' + Σ cₖ·Dₖ, or the sum alone; valid until the next one."""
+        first, *others = zip(directions, point, strict=True)
+        total = self.scratch.like(first[0])
+        if self.weight is None:
+            torch.mul(first[0], first[1], out=total)
+        else:
+            torch.add(self.weight, first[0], alpha=first[1], out=total)
         for direction, coefficient in others:
             total.add_(direction, alpha=coefficient)
         return total
 
 
-def _dense_layer(layer: AdaptedLayer, keys: list[tuple[int, ...]], normalization: str) -> _DenseLayer:
+def _dense_layer(
+    layer: AdaptedLayer, keys: list[tuple[int, ...]], normalization: str, scratch: Scratch, hold: bool
+) -> _DenseLayer:
     weight = layer.effective_weight()
     norms = (
         None
         if normalization == "none"
         else row_norms(weight.to(torch.promote_types(weight.dtype, torch.float32)), normalization)
     )
-    held = (weight.contiguous(), layer.bias()) if layer.is_dense else (None, None)
-    return _DenseLayer(layer, keys, norms, *held)
+    kept = (weight.contiguous(), layer.bias()) if layer.is_dense else (None, None)
+    dense = _DenseLayer(layer, keys, norms, *kept, scratch)
+    return replace(dense, held=dense.directions(weight)) if hold else dense

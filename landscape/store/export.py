@@ -39,6 +39,10 @@ def export_adapter(run: Run, step: int, out_dir: str | Path) -> Path:
             f"run {run.id}: method {method!r} rewrote {len(rewritten)} base weights ({min(rewritten)}, ...), "
             "and a PEFT folder holds the adapter alone: on the original base model it would be another function"
         )
+    if middle := [name for name in reader.layout.names if ".lora_N." in name]:
+        raise StoreError(
+            f"run {run.id}: method {method!r} trains {middle[0]}, which PEFT does not know and would not load"
+        )
     has_biases = adapter_config.get("bias", "none") != "none"
     tensors = {saved_name(name, has_biases): tensor for name, tensor in reader.tensors(step).items()}
     try:

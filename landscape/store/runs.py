@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from landscape.config import RunConfig, parse_model, read_yaml
 from landscape.config.identity import NOT_HASHED
+from landscape.config.imported import ImportedConfig
 from landscape.errors import StoreError, UsageError, nearest
 from landscape.store.atomic import read_json, write_bytes, write_json
 from landscape.store.attempts import METRICS_FILE, Attempt, prepare_attempt
@@ -69,9 +70,10 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The complete config; `StoreError` when ``config.yaml`` is damaged."""
+        """The complete config, with nulls where the run was imported; `StoreError` when ``config.yaml`` is damaged."""
         try:
-            return RunConfig.parse(read_yaml(self.path / CONFIG_FILE))
+            values = read_yaml(self.path / CONFIG_FILE)
+            return (ImportedConfig if "imported" in values else RunConfig).parse(values)
         except UsageError as error:
             raise StoreError(f"run {self.id}: {error}") from error
 

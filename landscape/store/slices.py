@@ -1,11 +1,11 @@
-"""Slices of the loss as files of a run's ``analysis`` folder: plain arrays, and what they are as JSON."""
+"""Slices of the loss as files of an ``analysis`` folder: plain arrays, and what they are as JSON."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ _TRAJECTORY_ARRAYS = ("steps", "coordinates", "distance", "loss", "standard_erro
 class SliceTrajectory:
     """Where a run's snapshots lie on the plane of a slice; their loss is not the surface's."""
 
+    run: str
+    """Id of the run."""
     steps: np.ndarray
     """(snapshots,) int64."""
     coordinates: np.ndarray
@@ -42,7 +44,7 @@ class SliceTrajectory:
 
 @dataclass(frozen=True, eq=False)
 class SliceFile:
-    """A slice of a captured run as it is kept on disk."""
+    """A slice of one captured run, or of several on one plane, as it is kept on disk."""
 
     axes: tuple[np.ndarray, ...]
     """Coordinates along each direction, (points,) each, ascending."""
@@ -55,7 +57,8 @@ class SliceFile:
     """Where ``loss`` was measured, bool in its shape; elsewhere it is interpolated."""
     origin_loss: float
     """At coordinate 0, by the model's own forward pass."""
-    trajectory: SliceTrajectory | None
+    trajectories: tuple[SliceTrajectory, ...]
+    """One a run; none where none was asked for. In a slice that is still being measured, of those that are done."""
     flatness: Mapping[str, tuple[float, float, float]] | None
     """By name (`FLATNESS`): value, standard error over draws, and number of draws."""
     info: Mapping[str, Any]
@@ -65,6 +68,11 @@ class SliceFile:
     def dims(self) -> int:
         """1 or 2."""
         return len(self.axes)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Ids of the runs that it is of."""
+        return tuple(self.info.get("runs") or (self.info["run"],))
 
     @property
     def mean(self) -> np.ndarray:
@@ -82,13 +90,18 @@ class SliceFile:
             return self.loss.std(axis=0, ddof=1)
 
 
+def joint_slices_dir(store: Path) -> Path:
+    """Where a store keeps the slices of several runs; those of one run are in its own ``analysis`` folder."""
+    return store / "analysis"
+
+
 def slice_path(folder: Path, dims: int, identity: str, *, finished: bool = True) -> Path:
     """Where a slice is kept; unfinished ones have names that `slice_files` leaves out."""
     return folder / f"{'' if finished else 'partial-'}slice{dims}d-{identity}.npz"
 
 
 def slice_files(folder: Path, dims: int | None = None) -> list[Path]:
-    """The finished slices of a run's ``analysis`` folder, by name."""
+    """The finished slices in the ``analysis`` folder of a run, or of a store, by name."""
     return sorted(folder.glob(f"slice{dims or '[12]'}d-*.npz"))
 
 
@@ -102,10 +115,9 @@ def write_slice(path: Path, item: SliceFile) -> None:
 
     arrays: dict[str, Any] = {f"axis{index}": axis for index, axis in enumerate(item.axes)}
     arrays |= {name: getattr(item, name) for name in ("loss", "standard_error", "evaluated", "origin_loss")}
-    if item.trajectory is not None:
-        arrays |= {
-            f"trajectory_{name}": getattr(item.trajectory, name) for name in (*_TRAJECTORY_ARRAYS, "explained_variance")
-        }
+    for index, trajectory in enumerate(item.trajectories):
+        names = ("run", *_TRAJECTORY_ARRAYS, "explained_variance")
+        arrays |= {f"trajectory{index}_{name}": getattr(trajectory, name) for name in names}
     if item.flatness is not None:
         arrays["flatness"] = np.array([item.flatness[name] for name in FLATNESS], dtype=np.float64)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,28 +135,38 @@ def read_slice(path: Path) -> SliceFile:
 
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            info = json.loads(str(arrays["info"]))
             axes = tuple(arrays[f"axis{index}"] for index in range(2) if f"axis{index}" in arrays)
             item = SliceFile(
                 axes=axes,
                 **{name: arrays[name] for name in ("loss", "standard_error", "evaluated")},
                 origin_loss=float(arrays["origin_loss"]),
-                trajectory=_read_trajectory(arrays) if "trajectory_steps" in arrays else None,
+                trajectories=tuple(_read_trajectories(arrays, info)),
                 flatness=_read_flatness(arrays["flatness"]) if "flatness" in arrays else None,
-                info=json.loads(str(arrays["info"])),
+                info=info,
             )
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise StoreError(f"{path} is damaged ({error}); delete it to measure again") from error
     shape = (*item.loss.shape[:1], *map(len, item.axes))
-    if not axes or any(array.shape != shape for array in (item.loss, item.standard_error, item.evaluated)):
+    fits = all(array.shape == shape for array in (item.loss, item.standard_error, item.evaluated))
+    for trajectory in item.trajectories:
+        places = (len(trajectory.steps), len(axes))
+        columns = (getattr(trajectory, name) for name in _TRAJECTORY_ARRAYS if name != "coordinates")
+        fits &= trajectory.coordinates.shape == places and all(column.shape == places[:1] for column in columns)
+    if not axes or not fits:
         raise StoreError(f"{path} is damaged (its arrays do not fit each other); delete it to measure again")
     return item
 
 
-def _read_trajectory(arrays: Any) -> SliceTrajectory:
-    columns = {name: arrays[f"trajectory_{name}"] for name in _TRAJECTORY_ARRAYS}
-    return SliceTrajectory(**columns, explained_variance=float(arrays["trajectory_explained_variance"]))
+def _read_trajectories(arrays: Any, info: Mapping[str, Any]) -> Iterator[SliceTrajectory]:
+    # Files from before there could be several have one, of their run, under names without a number.
+    old = [("trajectory", str(info["run"]))] if "trajectory_steps" in arrays else []
+    count = sum(name.startswith("trajectory") and name.endswith("_run") for name in arrays.files)
+    for prefix, run in old or [(f"trajectory{i}", str(arrays[f"trajectory{i}_run"])) for i in range(count)]:
+        columns = {name: arrays[f"{prefix}_{name}"] for name in _TRAJECTORY_ARRAYS}
+        yield SliceTrajectory(run, **columns, explained_variance=float(arrays[f"{prefix}_explained_variance"]))
 
 
 def _read_flatness(rows: np.ndarray) -> dict[str, tuple[float, float, float]]:

@@ -27,6 +27,8 @@ SHARPNESS = ALONG_RUNS["sharpness"]
 GAP = "landscape.sweeps.cells:analyze_gap_cell"
 SLICE = "landscape.sweeps.cells:analyze_slice_cell"
 """Slices; arguments: store, run_id, steps, options of `landscape.analysis.slice_settings`, and progress."""
+JOINT_SLICE = "landscape.sweeps.cells:analyze_joint_slice_cell"
+"""One slice of several runs; arguments: store, run_ids, until, options as for `SLICE`, and progress."""
 TIME_FORWARD = "landscape.sweeps.cells:time_forward_cell"
 _TIME_PROBE = "landscape.sweeps.cells:time_probe_cell"
 

@@ -115,6 +115,20 @@ def analyze_slice_cell(
     return [summary(item) for item in analyze_slice(run, SliceSettings(**options), steps, progress=progress)]
 
 
+def analyze_joint_slice_cell(
+    store: str, run_ids: list[str], until: int | None, options: dict[str, Any], progress: bool = False
+) -> list[dict[str, Any]]:
+    """One slice of several runs, stored beside them; its row, without the arrays."""
+    from landscape.analysis.slice_joint import analyze_joint_slice
+    from landscape.analysis.slice_settings import SliceSettings
+    from landscape.analysis.slices import summary
+    from landscape.store import Store
+
+    opened = Store.open(store)
+    runs = [opened.get(run_id) for run_id in run_ids]
+    return [summary(analyze_joint_slice(opened, runs, SliceSettings(**options), until, progress=progress))]
+
+
 def time_forward_cell(store: str, run_id: str, step: int, num_examples: int | None) -> float:
     """Seconds of a forward pass over the probe of this run."""
     from landscape.analysis.slice_cost import time_forward

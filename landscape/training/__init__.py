@@ -4,8 +4,10 @@ from landscape.training.callbacks import SnapshotCallback
 from landscape.training.resolve import check, check_shapes, estimate_record_bytes, identify, resolve
 from landscape.training.run import TrainResult, prepare_base_loss, train
 from landscape.training.trainer import LandscapeTrainer
+from landscape.training.watch import EpisodeWatchCallback
 
 __all__ = [
+    "EpisodeWatchCallback",
     "LandscapeTrainer",
     "SnapshotCallback",
     "TrainResult",

@@ -1,6 +1,6 @@
 """Dense capture for anyone's ``transformers.Trainer`` or TRL ``SFTTrainer``.
 
->>> trainer = Trainer(model=peft_model, ..., callbacks=[SnapshotCallback("store")])
+>>> trainer = Trainer(model=peft_model, ..., callbacks=[SnapshotCallback("store"), EpisodeWatchCallback()])
 
 The run then stands in a store like our own: ``landscape status``, ``report``, ``figures`` and ``export-adapter`` work
 on it, and `landscape.store.Run.snapshots` gives every captured adapter.
@@ -21,6 +21,8 @@ from transformers import TrainerCallback
 from landscape.config import Capture as CaptureConfig
 from landscape.config import RunConfig, parse_model
 from landscape.store import Attempt, Run, SnapshotLayout, Store, plan_capture
+from landscape.training.capture import Capture
+from landscape.training.watch import TAG, EpisodeWatchCallback
 
 
 class SnapshotCallback(TrainerCallback):
@@ -29,8 +31,8 @@ class SnapshotCallback(TrainerCallback):
     Args:
         store: folder of the store; created if it does not exist.
         run_id: folder name of the run; by default made of the adapter's kind and the settings.
-        capture: as in a config: ``"auto"``, ``{"every": 10}``, ``{"policy": "log"}``. Sparse captures of policy
-            events keep planned steps only: watching the loss needs the shared trainer.
+        capture: as in a config: ``"auto"``, ``{"every": 10}``, ``{"policy": "log"}``. A sparse capture keeps the steps
+            around events too where a `landscape.training.EpisodeWatchCallback` in the same Trainer notices them.
         perturbed: the logged loss is taken at perturbed weights (GGPO, MGPO, SAM), so it is not stored as clean.
 
     Raises:
@@ -52,8 +54,9 @@ class SnapshotCallback(TrainerCallback):
         self.perturbed = perturbed
         self.run: Run | None = None
         self._attempt: Attempt | None = None
-        self._writer: Any = None
-        self._wants: Any = None
+        self._capture: Capture | None = None
+        self._line: dict[str, Any] | None = None
+        self._read = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the run and capture the initial state."""
@@ -61,40 +64,47 @@ class SnapshotCallback(TrainerCallback):
             return
         model: nn.Module = kwargs["model"]
         parameters = _trainable(model)
-        layout = SnapshotLayout.from_tensors(parameters)
-        plan = plan_capture(self.capture, state.max_steps, layout.record_bytes)
+        plan = plan_capture(self.capture, state.max_steps, SnapshotLayout.from_tensors(parameters).record_bytes)
         config = _describe(args, state, model)
         self.run = Store.create(self.store_path).add(config, self.run_id or _identity(config), {})
         resumed = state.global_step if self.run.status.attempt else 0
         self._attempt = self.run.begin_attempt(resumed)
-        self._writer = self._attempt.snapshot_writer("params", layout)
-        self._wants = plan.wants
+        self._capture = Capture(self._attempt, plan, {"params": parameters})
+        self._line, self._read = None, len(state.log_history)
         if hasattr(model, "peft_config"):
             model.peft_config["default"].save_pretrained(str(self.run.path))  # type: ignore[index,union-attr]
         self.run.set_status(state="running", max_steps=state.max_steps, host=socket.gethostname(), pid=os.getpid())
         if state.global_step == 0:
-            self._take(0, model)
+            self._capture.take(0, {"params": parameters})
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the metrics of the step before."""
+        self._write_line(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Capture the state after this optimizer step."""
-        self._take(state.global_step, kwargs["model"])
+        if self._capture is not None:
+            self._capture.watched = _is_watched(state)
+            event = self._sees_event(state)
+            self._capture.take(state.global_step, {"params": _trainable(kwargs["model"])}, event)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Store the logged losses, gradient norm and learning rate under their names in the metric table."""
         logs = logs or {}
         if self._attempt is None:
             return
+        self._write_line(state)
         if "loss" in logs:
-            self._attempt.log(
-                {
-                    "step": state.global_step,
-                    "epoch": state.epoch,
-                    "learning_rate": logs.get("learning_rate"),
-                    "loss_clean": None if self.perturbed else logs["loss"],
-                    "loss_perturbed": logs["loss"],
-                    "grad_norm": logs.get("grad_norm"),
-                }
-            )
+            self._line = {
+                "step": state.global_step,
+                "epoch": state.epoch,
+                "learning_rate": logs.get("learning_rate"),
+                "loss_clean": None if self.perturbed else logs["loss"],
+                "loss_perturbed": logs["loss"],
+                "grad_norm": logs.get("grad_norm"),
+            }
+            if not _is_watched(state):
+                self._write_line(state)
         elif "eval_loss" in logs:
             self._attempt.log({"step": state.global_step, "split": "eval", "loss": logs["eval_loss"]})
 
@@ -102,20 +112,37 @@ class SnapshotCallback(TrainerCallback):
         """Finish writing."""
         if self.run is None or self._attempt is None:
             return
+        self._write_line(state)
+        if self._capture is not None and self._sees_event(state):  # the watch may have stopped the run
+            self._capture.keep()
         self.close()
         self.run.compact()
         self.run.set_status(state="done", step=state.global_step)
 
     def close(self) -> None:
         """Write what is queued; what was captured so far is readable also without this call."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._capture is not None:
+            self._capture.close()
         if self._attempt is not None:
             self._attempt.close()
 
-    def _take(self, step: int, model: nn.Module) -> None:
-        if self._writer is not None and self._wants(step):
-            self._writer.put(step, _trainable(model))
+    def _write_line(self, state: Any) -> None:
+        """Write the line that was held back until every callback, in whatever order, had seen its log entry."""
+        if self._line is not None and self._attempt is not None:
+            tags = [e[TAG] for e in state.log_history[-3:] if TAG in e and e["step"] == self._line["step"]]
+            self._attempt.log({**self._line, **({TAG: tags[-1]} if tags else {})})
+        self._line = None
+
+    def _sees_event(self, state: Any) -> bool:
+        """Whether a warning has been logged since this was asked last."""
+        new = state.log_history[self._read :]
+        self._read = len(state.log_history)
+        return any(TAG in entry for entry in new)
+
+
+def _is_watched(state: Any) -> bool:
+    """Whether an `EpisodeWatchCallback` is in the same Trainer: it is one of those whose state is saved."""
+    return EpisodeWatchCallback.__name__ in state.stateful_callbacks
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,72 +15,17 @@ from transformers import TrainerCallback
 from landscape.config import RunConfig
 from landscape.data import TaskData
 from landscape.methods.base import global_norm
-from landscape.store import Attempt, CapturePlan, Run, SnapshotLayout
+from landscape.store import Attempt, CapturePlan, Run
 from landscape.training.base_loss import BaseLoss
+from landscape.training.capture import Capture
 from landscape.training.checkpoint import save_checkpoint
 from landscape.training.evaluation import evaluate
-from landscape.training.events import LossRise
 from landscape.training.rng import RngState
+from landscape.training.rules import rule_states, shown
+from landscape.training.watch import TAG, EventWatch
 
 if TYPE_CHECKING:
     from landscape.training.trainer import LandscapeTrainer
-
-
-RING_BYTES = 4e9
-"""Host memory that the snapshots kept for an event may take; a ring that would need more is shorter."""
-
-
-class Capture:
-    """Snapshots of one attempt: the planned steps at once, and around events what a ring still holds.
-
-    Streams: ``params`` (trainable parameters) and, with ``moments``, ``adam_v`` (Adam's second moments).
-    """
-
-    def __init__(self, attempt: Attempt, plan: CapturePlan, streams: dict[str, dict[str, Tensor]]) -> None:
-        self.plan = plan
-        self.writers = {
-            name: attempt.snapshot_writer(name, SnapshotLayout.from_tensors(tensors))
-            for name, tensors in streams.items()
-        }
-        held = max(int(RING_BYTES // sum(writer.layout.record_bytes for writer in self.writers.values())), 1)
-        self._ring: deque[tuple[int, dict[str, dict[str, Tensor]]]] = deque(maxlen=min(max(plan.ring, 1), held))
-        self._events = 0
-        self._after_event = 0
-        self._left = math.inf if plan.budget_bytes is None else plan.budget_bytes - plan.estimated_bytes
-
-    def take(self, step: int, streams: dict[str, dict[str, Tensor]], event: bool = False) -> None:
-        """Capture the state after ``step`` optimizer steps, if planned or near an event."""
-        if event and self.plan.ring and self._affords_event():
-            for earlier, tensors in self._ring:
-                self._put(earlier, tensors)
-            self._ring.clear()
-            self._after_event = self.plan.ring
-        if self.plan.wants(step) or self._after_event > 0:
-            self._put(step, streams)
-        elif self.plan.ring:
-            copies = {name: {key: _host(tensor) for key, tensor in items.items()} for name, items in streams.items()}
-            self._ring.append((step, copies))
-        self._after_event = max(self._after_event - 1, 0)
-
-    def _affords_event(self) -> bool:
-        """The plan has the first event in it; further ones take what the budget has left."""
-        if self._events > 0:
-            cost = 2 * self.plan.ring * sum(writer.layout.record_bytes for writer in self.writers.values())
-            if cost > self._left:
-                return False
-            self._left -= cost
-        self._events += 1
-        return True
-
-    def _put(self, step: int, streams: dict[str, dict[str, Tensor]]) -> None:
-        for name, tensors in streams.items():
-            if name in self.writers:
-                self.writers[name].put(step, tensors)
-
-    def close(self) -> None:
-        """Write what is queued and end the background threads."""
-        for writer in self.writers.values():
-            writer.close()
 
 
 class Recorder(TrainerCallback):
@@ -119,7 +63,8 @@ class Recorder(TrainerCallback):
         self.on_step = on_step
         self.diverged = False
         self.capture: Capture | None = None
-        self.rise = LossRise()
+        schedule = config.lr_scheduler_steps or config.max_steps
+        self.watch = EventWatch(math.ceil(config.warmup_ratio * schedule))
         self.examples_per_step = len(order) // config.max_steps
         self._mark = time.perf_counter()
         self._told = 0.0
@@ -132,9 +77,13 @@ class Recorder(TrainerCallback):
             self._evaluate(0)
         if self.attempt is not None and self.plan.policy != "none":
             # Adam has no moments before its first step; the stream is laid out like the parameters.
-            self.capture = Capture(self.attempt, self.plan, self._streams())
+            streams = self._streams()
+            self.capture = Capture(self.attempt, self.plan, streams)
             if state.global_step == 0:
-                self.capture.take(0, {"params": self._parameters()})
+                self.capture.take(0, {name: tensors for name, tensors in streams.items() if name != "adam_v"})
+        if self.attempt is not None and state.global_step:
+            column = "loss_clean" if self._watches_clean() else "loss_perturbed"
+            self.watch.replay(self.run.metrics()[["step", column]].itertuples(index=False, name=None))
         self._mark = time.perf_counter()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -145,7 +94,9 @@ class Recorder(TrainerCallback):
         """Record the step; stop where the loss is not finite."""
         step, record = state.global_step, self.trainer.record
         self.tokens += record.tokens
-        line = self._line(step)
+        loss = record.loss_clean if self._watches_clean() else record.loss
+        event = self.watch.update(step, math.nan if loss is None else loss)
+        line = self._line(step) | ({TAG: event.since} if event else {})
         if self.attempt is not None:
             self.attempt.log(line)
         if self.on_step is not None:
@@ -155,8 +106,7 @@ class Recorder(TrainerCallback):
             control.should_training_stop = True
             return control
         if self.capture is not None:
-            event = self.rise.update(record.loss if record.loss_clean is None else record.loss_clean)
-            self.capture.take(step, self._streams(), event)
+            self.capture.take(step, self._streams(), event is not None)
         if step == args.max_steps or (self.config.eval_steps and step % self.config.eval_steps == 0):
             self._evaluate(step)
         if self.config.save_steps and (step % self.config.save_steps == 0 or step == args.max_steps):
@@ -173,22 +123,29 @@ class Recorder(TrainerCallback):
 
     # What is written
 
+    def _watches_clean(self) -> bool:
+        """The watched curve is one of the two losses throughout, never a mixture."""
+        return self.trainer.perturbation_callback is None or self.config.clean_loss_every == 1
+
     def _line(self, step: int) -> dict[str, Any]:
         record, callback = self.trainer.record, self.trainer.perturbation_callback
         perturbation = callback.perturbation if callback else None
+        rules = self.trainer.rules
         window = self.order[(step - 1) * self.examples_per_step : step * self.examples_per_step]
         return {
             "step": step,
             "epoch": step * self.examples_per_step / len(self.data.train),
             "tokens": self.tokens,
             "learning_rate": record.learning_rate,
+            **{f"learning_rate_{name}": rate for name, rate in record.group_rates.items()},
             "loss_clean": record.loss_clean,
             "loss_perturbed": record.loss,
             "loss_base": self.base_loss.of(window) if self.base_loss else None,
             "grad_norm": record.grad_norm,
-            "perturbation_norm": perturbation.norm if perturbation else 0.0,
+            "perturbation_norm": perturbation.norm if perturbation else max([rule.norm for rule in rules], default=0.0),
             "adapter_norm": float(global_norm([p.detach() for p in self.trainer.trainable])),
             **(perturbation.metrics() if perturbation else {}),
+            **{key: value for rule in rules for key, value in rule.metrics().items()},
             "seconds": time.perf_counter() - self._mark,
         }
 
@@ -205,9 +162,21 @@ class Recorder(TrainerCallback):
                 for name, p in named
                 if p.requires_grad
             }
+        for average, values in self._averages().items():
+            streams[average] = dict(zip(streams["params"], values, strict=True))
         return streams
 
+    def _averages(self) -> dict[str, list[Tensor]]:
+        return {name: values for rule in self.trainer.rules for name, values in rule.averages().items()}
+
     def _evaluate(self, step: int) -> None:
+        """At the present parameters, and at each average of them as splits of their own: ``eval-ema``."""
+        self._evaluate_as(step, "")
+        for average, values in self._averages().items():
+            with shown(self.trainer.trainable, values):
+                self._evaluate_as(step, f"-{average}")
+
+    def _evaluate_as(self, step: int, suffix: str) -> None:
         accelerator = self.trainer.accelerator
         for name, split in (("eval", self.data.eval), ("probe", self.data.probe)):
             values = evaluate(
@@ -219,7 +188,7 @@ class Recorder(TrainerCallback):
                 num_processes=accelerator.num_processes,
             )
             if self.attempt is not None:
-                self.attempt.log({"step": step, "split": name, **values})
+                self.attempt.log({"step": step, "split": f"{name}{suffix}", **values})
 
     def _save(self, state: Any) -> None:
         accelerator, trainer = self.trainer.accelerator, self.trainer
@@ -239,7 +208,10 @@ class Recorder(TrainerCallback):
             scheduler=trainer.lr_scheduler,
             state=state,
             rng=dict(enumerate(states)),
-            perturbation=callback.perturbation.state_dict() if callback and callback.perturbation else {},
+            perturbation={
+                **(callback.perturbation.state_dict() if callback and callback.perturbation else {}),
+                **rule_states(trainer.rules),
+            },
             counters={"tokens": self.tokens},
         )
         self.run.set_status(step=state.global_step)
@@ -253,7 +225,3 @@ class Recorder(TrainerCallback):
     def _report_to_trackers(self, line: dict[str, Any]) -> None:
         if self.config.report_to:
             self.trainer.log({key: value for key, value in line.items() if isinstance(value, (int, float))})
-
-
-def _host(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)

@@ -11,7 +11,7 @@ from landscape.architecture import empty_model
 from landscape.config import RunConfig, alpha_value, run_id
 from landscape.data import check_task, data_digest, num_labels
 from landscape.errors import UsageError, nearest
-from landscape.methods import METHODS, attach, check_adapter
+from landscape.methods import Method, attach, check_adapter, recipe
 from landscape.models import MODELS, check_model, known_kind, model_digest
 from landscape.training.processes import world
 
@@ -20,11 +20,14 @@ def resolve(config: RunConfig) -> RunConfig:
     """The canonical config: no rule, no default that depends on another key, nothing that the method ignores.
 
     Raises:
-        UsageError: unknown method or method argument, or LoRA without a rank.
+        UsageError: unknown method, adapter or argument, a combination that means nothing, or LoRA without a rank.
     """
-    method = METHODS[config.method]
+    made = recipe(config)
+    plain = made.adapter.name in (config.method, "lora")
     changes: dict[str, Any] = {
-        "method_args": method.parse_arguments(config.method_args).model_dump(mode="json"),
+        "method_args": made.arguments.model_dump(mode="json"),
+        "adapter": None if plain else made.adapter.name,
+        "adapter_args": {} if plain else made.adapter_arguments.model_dump(mode="json"),
         "data_seed": config.seed if config.data_seed is None else config.data_seed,
         # The stored config is read from other folders too.
         "model": _absolute(config.model),
@@ -35,7 +38,11 @@ def resolve(config: RunConfig) -> RunConfig:
         changes.update(lr_scheduler_steps=None, warmup_ratio=0.0)
     elif config.lr_scheduler_steps is None:
         changes.update(lr_scheduler_steps=config.max_steps)
-    if method.adapter is None:
+    if config.capture.moments and not made.adapter.keeps_moments:
+        raise UsageError(
+            f"capture.moments: the optimizer of {made.adapter.name!r} keeps no moments of the trained parameters"
+        )
+    if made.adapter.adapter is None:
         changes.update(rank=None, alpha=None, lora_dropout=None, target_modules=None)
     elif config.rank is None or config.alpha is None:
         raise UsageError(f"rank, alpha: method {config.method!r} needs both; got {config.rank!r} and {config.alpha!r}")
@@ -60,9 +67,13 @@ def identify(config: RunConfig) -> tuple[str, dict[str, str]]:
     """The run's id, and the digests of data and model that entered it."""
     resolved = resolve(config)
     digests = {"data": data_digest(resolved), "model": model_digest(resolved)}
-    skipped = METHODS[resolved.method].execution_arguments
-    arguments = {key: value for key, value in resolved.method_args.items() if key not in skipped}
-    hashed = resolved.model_copy(update={"method_args": arguments})
+    made = recipe(resolved)
+    hashed = resolved.model_copy(
+        update={
+            "method_args": _hashed(resolved.method_args, made.method),
+            "adapter_args": _hashed(resolved.adapter_args, made.adapter),
+        }
+    )
     return run_id(hashed, digests["data"], digests["model"], world().num_processes), digests
 
 
@@ -81,6 +92,10 @@ def estimate_record_bytes(config: RunConfig) -> int:
         model = attach(_empty(config), resolve(config))
     # PEFT upcasts half-precision adapters to float32.
     return sum(4 * p.numel() if p.dtype.itemsize < 4 and config.rank else p.nbytes for p in _trainable(model))
+
+
+def _hashed(arguments: dict[str, Any], method: Method) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if key not in method.execution_arguments}
 
 
 def _absolute(model: str) -> str:

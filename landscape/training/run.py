@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,15 +21,18 @@ from transformers import set_seed
 from landscape.config import RunConfig
 from landscape.data import TaskData, load_task, num_labels
 from landscape.errors import StoreError, UsageError
-from landscape.methods import METHODS, PerturbationCallback, attach
+from landscape.methods import PerturbationCallback, Recipe, attach, recipe
+from landscape.methods.base import AdamSettings, Start
 from landscape.models import LoadedModel, load_model
-from landscape.store import Run, RunStatus, SnapshotLayout, Store, plan_capture
+from landscape.store import Attempt, Run, RunStatus, SnapshotLayout, Store, plan_capture
+from landscape.store.snapshots import read_base_tensors
 from landscape.training.base_loss import BaseLoss, base_loss_path, compute_base_loss
 from landscape.training.checkpoint import latest_checkpoint, load_counters, load_perturbation
 from landscape.training.order import stored_order
 from landscape.training.processes import world
 from landscape.training.recorder import Recorder
 from landscape.training.resolve import check, check_shapes, identify, resolve
+from landscape.training.rules import RuleCallback, perturbation_state
 from landscape.training.trainer import LandscapeTrainer
 
 
@@ -160,14 +163,25 @@ def _train(
     world().wait_for_everyone()
 
     set_seed(config.seed)
+    made = recipe(config)
     model = attach(loaded.model, config)
+    rewritten = {} if checkpoint else _initialize(model, config, made, data, order)
     if world().is_main_process and hasattr(model, "peft_config"):
         model.peft_config["default"].save_pretrained(str(run.path))  # type: ignore[index,union-attr]
-    perturbation = _perturbation(config)
+    perturbation = _perturbation(made, config.seed)
     trainer = LandscapeTrainer(
-        model, config, split=data.train, order=order, kind=loaded.kind, output_dir=run.path, perturbation=perturbation
+        model,
+        config,
+        split=data.train,
+        order=order,
+        kind=loaded.kind,
+        output_dir=run.path,
+        perturbation=perturbation,
+        build_optimizer=_optimizer(made, config),
     )
     attempt = run.begin_attempt(resume_step) if world().is_main_process else None
+    if attempt is not None:
+        _keep_base_tensors(attempt, store, model, rewritten, resumed=checkpoint is not None)
     plan = plan_capture(config.capture, config.max_steps, _record_bytes(config, model))
     bar = tqdm(total=config.max_steps, initial=resume_step, desc=run.id, disable=not progress or attempt is None)
     recorder = Recorder(
@@ -182,8 +196,10 @@ def _train(
         tokens=load_counters(checkpoint[0])["tokens"] if checkpoint else 0,
         on_step=lambda line: _advance(bar, line, on_step),
     )
+    state = load_perturbation(checkpoint[0]) if checkpoint else {}
     if perturbation is not None and checkpoint:
-        trainer.add_callback(_after_build(perturbation, load_perturbation(checkpoint[0])))
+        trainer.add_callback(_after_build(perturbation, perturbation_state(state)))
+    trainer.add_callback(RuleCallback(trainer, made, config.seed, state))
     trainer.add_callback(recorder)
     try:
         if resume_step < config.max_steps:
@@ -228,13 +244,49 @@ def _base_loss(
     )
 
 
-def _perturbation(config: RunConfig) -> PerturbationCallback | None:
-    method = METHODS[config.method]
-    factory = method.perturbation
+def _perturbation(made: Recipe, seed: int) -> PerturbationCallback | None:
+    factory = made.method.perturbation
     if factory is None:
         return None
-    arguments = method.parse_arguments(config.method_args)
-    return PerturbationCallback(lambda model, optimizer: factory(model, optimizer, arguments, config.seed))
+    return PerturbationCallback(lambda model, optimizer: factory(model, optimizer, made.arguments, seed))
+
+
+def _optimizer(made: Recipe, config: RunConfig) -> Callable[[torch.nn.Module], torch.optim.Optimizer] | None:
+    factory = made.adapter.optimizer
+    if factory is None:
+        return None
+    betas = (config.adam_beta1, config.adam_beta2)
+    settings = AdamSettings(config.learning_rate, betas, config.adam_epsilon, config.weight_decay)
+    return lambda model: factory(model, made.adapter_arguments, settings)
+
+
+def _initialize(
+    model: torch.nn.Module, config: RunConfig, made: Recipe, data: TaskData, order: np.ndarray
+) -> dict[str, torch.Tensor]:
+    """The method's own initialization; returns the base tensors that it rewrote."""
+    if made.adapter.initialize is None:
+        return {}
+    model.to(world().device)
+
+    def batches(size: int) -> Iterator[dict[str, torch.Tensor]]:
+        return (data.train.collate(order[i : i + size].tolist()) for i in range(0, len(order), size))
+
+    with torch.random.fork_rng(devices=[]):
+        return made.adapter.initialize(model, Start(made.adapter_arguments, config.seed, batches))
+
+
+def _keep_base_tensors(
+    attempt: Attempt, store: Store, model: torch.nn.Module, rewritten: dict[str, torch.Tensor], *, resumed: bool
+) -> None:
+    """Snapshots hold the adapter alone: a base that the method rewrote is kept beside them, and resumed from there."""
+    if not resumed:
+        if rewritten:
+            attempt.write_base_tensors(rewritten)
+        return
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_base_tensors(attempt.path, store.path).items():
+            named[name].copy_(tensor)
 
 
 def _after_build(perturbation: PerturbationCallback, state: dict[str, Any]) -> Any:
@@ -252,7 +304,8 @@ def _after_build(perturbation: PerturbationCallback, state: dict[str, Any]) -> A
 def _record_bytes(config: RunConfig, model: torch.nn.Module) -> int:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     size = SnapshotLayout.from_tensors(trainable).record_bytes
-    return size * (2 if config.capture.moments else 1)
+    averages = sum(method.averages for method, _ in recipe(config).parts)
+    return size * (1 + averages + config.capture.moments)
 
 
 def _advance(bar: Any, line: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments, get_scheduler
 
 from landscape.config import RunConfig
 from landscape.data import Split
-from landscape.loss import ExampleLosses, LossKind, count_labels, forward_losses
+from landscape.loss import ExampleLosses, LossKind, count_labels, example_losses, forward_logits, forward_losses
 from landscape.methods import PerturbationCallback
-from landscape.methods.base import global_norm
+from landscape.methods.base import StepRule, global_norm
 from landscape.training.checkpoint import load_optimizer, load_parameters, load_rng, load_scheduler
 from landscape.training.processes import accelerated, cpu_group
 from landscape.training.rng import RngState
+from landscape.training.window import StepWindow
 
 
 class OrderedExamples(Dataset):
@@ -45,11 +47,13 @@ class StepRecord:
     loss_clean: float | None = None
     grad_norm: float = math.nan
     learning_rate: float = math.nan
+    group_rates: dict[str, float] = field(default_factory=dict)
+    """Learning rates of the optimizer's groups with a name."""
     tokens: int = 0
 
 
 class LandscapeTrainer(Trainer):
-    """Trains any method; what perturbs is a callback, and nothing here names a method.
+    """Trains any method; what perturbs is a callback, the rest are rules, and nothing here names a method.
 
     The loss is `landscape.loss` with the denominator of the whole accumulation window over all processes. Stock
     Trainer is k times off there for models that swallow ``num_items_in_batch`` (T5, BERT).
@@ -57,6 +61,7 @@ class LandscapeTrainer(Trainer):
     Args:
         order: (steps · examples a step,) indices into ``split``.
         perturbation: the callback that perturbs, if the method does.
+        build_optimizer: model → optimizer, where it is not AdamW with one learning rate.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class LandscapeTrainer(Trainer):
         kind: LossKind,
         output_dir: Path,
         perturbation: PerturbationCallback | None = None,
+        build_optimizer: Callable[[nn.Module], Optimizer] | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -84,10 +90,13 @@ class LandscapeTrainer(Trainer):
         self.kind: LossKind = kind
         self.module: nn.Module = model  # without DDP's wrapper, and never None
         self.perturbation_callback = perturbation
+        self.rules: list[StepRule] = []
+        self._build_optimizer = build_optimizer
         self.record = StepRecord()
         self._window: list[tuple[dict[str, Tensor], RngState]] = []
         self._window_labels: Tensor | int = 1
         self._losses: list[Tensor] = []
+        self._first_losses: list[Tensor] = []
         self.trainable = [p for p in model.parameters() if p.requires_grad]
 
     # What is stepped on
@@ -104,7 +113,7 @@ class LandscapeTrainer(Trainer):
             totals = self.accelerator.reduce(totals, reduction="sum")
         labels, seen = totals.tolist()  # type: ignore[union-attr]
         self.record = StepRecord(tokens=seen)
-        self._window, self._losses = [], []
+        self._window, self._losses, self._first_losses = [], [], []
         self._window_labels = max(labels, 1)
         return totals[0]  # type: ignore[index,return-value]
 
@@ -117,11 +126,49 @@ class LandscapeTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Σ nll of this micro-batch ÷ counted labels of the window, times the processes that DDP averages over."""
-        if self._measures_clean():
+        """Σ nll of this micro-batch ÷ counted labels of the window, times the processes that DDP averages over.
+
+        What a rule adds to it is differentiated, and not part of the reported loss.
+        """
+        if self._measures_clean() or self._replays():
             self._window.append((dict(inputs), RngState.capture(self.args.device)))
-        loss = self._share(forward_losses(model, inputs, self.kind))
-        self._losses.append(loss.detach())
+        loss, total = self.objective(model, inputs)
+        self._losses.append(loss)
+        return total
+
+    def objective(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """These examples' share of the window's loss, detached, and what is differentiated: that and every penalty."""
+        logits = forward_logits(model, inputs, self.kind)
+        losses = example_losses(logits, inputs["labels"], self.kind)
+        total = self._share(losses)
+        loss = total.detach()
+        for rule in self.rules:
+            penalty = rule.penalty(self.module, inputs, logits)
+            if penalty is not None:
+                total = total + penalty * (losses.count.sum() / self._window_labels * self.accelerator.num_processes)
+        return loss, total
+
+    def _replays(self) -> bool:
+        return any(rule.replays for rule in self.rules)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of a micro-batch; after the window's last one, the rules that want other gradients."""
+        if all(rule.first_gradient for rule in self.rules):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            model.train()
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        if self.accelerator.sync_gradients and self._replays():
+            now = RngState.capture(self.args.device)
+            window = StepWindow(self, model, self._window)
+            found = [rule.gradients(window) for rule in self.rules if rule.replays]
+            now.restore()
+            self._first_losses = self._losses
+            # None: the first pass's gradients stand, and so does its loss.
+            self._losses = self._losses if found[0] is None else [found[0]]
         return loss
 
     def _share(self, losses: ExampleLosses) -> Tensor:
@@ -138,6 +185,9 @@ class LandscapeTrainer(Trainer):
         The random state is put back, so that measuring changes nothing; and without perturbation it is bitwise the
         loss that was differentiated.
         """
+        if self._first_losses:
+            self.record.loss_clean = self._reduced(self._first_losses)
+            return
         if self.perturbation_callback is None:
             self.record.loss_clean = self.record.loss
             return
@@ -171,13 +221,21 @@ class LandscapeTrainer(Trainer):
             grad_norm = global_norm(grads)
         self.record.grad_norm = float(grad_norm)
         self.record.loss = self._reduced(self._losses)
-        self.record.learning_rate = self.optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
+        groups = self.optimizer.param_groups  # type: ignore[union-attr]
+        self.record.learning_rate = groups[0]["lr"]
+        self.record.group_rates = {group["name"]: group["lr"] for group in groups if "name" in group}
         if self.perturbation_callback is not None:
             self.perturbation_callback.grad_norm = self.record.grad_norm
         if not math.isfinite(self.record.loss):
             for parameter in self.trainable:
                 parameter.grad = None
         return self.record.grad_norm
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The method's own optimizer, or AdamW with one learning rate."""
+        if self.optimizer is None and self._build_optimizer is not None:
+            self.optimizer = self._build_optimizer(self.module)
+        return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """transformers' schedule over ``lr_scheduler_steps``; beyond its end it stays at its last value."""

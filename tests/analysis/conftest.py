@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from landscape.config import RunConfig
-from landscape.store import Run
+from landscape.store import Run, Store
 from landscape.training import train
 from tests.analysis.trained_runs import RUNS, SETTINGS, Stores, only_run
 
@@ -39,3 +39,14 @@ def moments_run(stores: Stores, tmp_path: Path) -> Run:
     """As `run`, with Adam's second moments captured."""
     shutil.copytree(stores("moments"), tmp_path / "store")
     return only_run(tmp_path / "store")
+
+
+@pytest.fixture
+def three_methods(stores: Stores, tmp_path: Path) -> Store:
+    """Runs in float64 by LoRA, GGPO and MGPO from one initial state, in a store of one's own."""
+    path = tmp_path / "store"
+    shutil.copytree(stores("double lora"), path)
+    for method in ("ggpo", "mgpo"):
+        other = only_run(stores(f"double {method}"))
+        shutil.copytree(other.path, path / "runs" / other.id)
+    return Store.open(path)

@@ -20,7 +20,6 @@ from landscape.slices.grid import PreparedSlice
 from landscape.store import Run, SnapshotReader
 from landscape.store.slices import SliceFile, read_slice, slice_files
 from tests.analysis.trained_runs import Stores, only_run
-from tests.command_line import invoke, payload
 
 
 def sliced(run: Run, steps: list[int] | None = None, **settings: Any) -> SliceFile:
@@ -66,8 +65,8 @@ def test_other_spaces_have_the_origin_in_common(run: Run, space: str) -> None:
 
 def test_the_trajectory_lies_on_its_principal_plane_with_its_true_loss(run: Run) -> None:
     found = sliced(run, directions="pca", num_examples=None)
-    trajectory, losses = found.trajectory, probe_losses(run)
-    assert trajectory is not None
+    (trajectory,), losses = found.trajectories, probe_losses(run)
+    assert trajectory.run == run.id
     assert trajectory.steps.tolist() == [0, 1, 2, 3, 4]
     assert trajectory.loss[[0, 2, 4]] == pytest.approx([losses[step] for step in (0, 2, 4)], rel=1e-5)
     assert trajectory.coordinates[-1] == pytest.approx([0, 0], abs=1e-7)
@@ -94,8 +93,8 @@ def test_a_diverged_snapshot_is_left_out_of_the_plane(run: Run, monkeypatch: pyt
 
     monkeypatch.setattr(SnapshotReader, "tensors", diverged)
     found = sliced(run, directions="pca", points=3)
-    assert found.trajectory is not None
-    assert np.isnan(found.trajectory.loss).tolist() == [False, False, True, False, False]
+    (trajectory,) = found.trajectories
+    assert np.isnan(trajectory.loss).tolist() == [False, False, True, False, False]
     assert np.isfinite(found.loss).all()
     with pytest.raises(UsageError, match=f"run {run.id}, step 2: origin: NaN or infinite parameters"):
         sliced(run, [2])
@@ -112,10 +111,10 @@ def test_a_line_has_its_snapshots_at_0_and_1(run: Run) -> None:
 
 def test_a_plane_passes_through_three_snapshots(run: Run) -> None:
     found = sliced(run, [0, 2, 4], directions="line", trajectory=5, num_examples=None)
-    assert found.trajectory is not None
-    assert found.trajectory.distance[[0, 2, 4]] == pytest.approx(0, abs=1e-5)
-    assert found.trajectory.surface_loss[[0, 2, 4]] == pytest.approx(found.trajectory.loss[[0, 2, 4]], rel=1e-5)
-    assert found.trajectory.distance[3] > 1e-3
+    (trajectory,) = found.trajectories
+    assert trajectory.distance[[0, 2, 4]] == pytest.approx(0, abs=1e-5)
+    assert trajectory.surface_loss[[0, 2, 4]] == pytest.approx(trajectory.loss[[0, 2, 4]], rel=1e-5)
+    assert trajectory.distance[3] > 1e-3
 
 
 def test_an_update_leads_back_to_the_snapshot_before(run: Run) -> None:
@@ -170,7 +169,7 @@ def test_an_interrupted_slice_goes_on_row_by_row(run: Run, monkeypatch: pytest.M
     found = sliced(run, draws=2, trajectory=2, directions="random")
     assert len(calls) == 8 + 3
     assert np.array_equal(found.loss[early.evaluated], early.loss[early.evaluated])
-    assert found.trajectory is not None
+    assert [path.run for path in found.trajectories] == [run.id]
     assert not unfinished.exists()
     shutil.rmtree(run.analysis_dir)
     again = sliced(run, draws=2, trajectory=2, directions="random")
@@ -256,6 +255,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"draws": 2, "directions": "top"}, "draws: 2 with directions='top'; allowed: 1"),
     ({"directions": "pca", "normalization": "filter"}, "normalization: 'filter' with directions='pca'; allowed: none"),
     ({"directions": "pca", "trajectory": 2}, "trajectory: 2; allowed with directions='pca': at least 3"),
+    ({"common": -1}, "common: -1; allowed: at least 0"),
+    ({"common": 2, "directions": "line"}, "common: 2 with directions='line'; allowed: slices through one snapshot"),
+    ({"common": 2, "space": "merged"}, "common: 2 with space='merged'; allowed: adapter"),
 ]
 
 
@@ -282,6 +284,12 @@ def test_defaults() -> None:
         "update": ("update", "none", 1.0, 0),
     }
     assert SliceSettings(radius=1).checked().identity() == SliceSettings(radius=1.0).checked().identity()
+    assert SliceSettings().checked(joint=True) == SliceSettings(directions="pca").checked()
+
+
+def test_slices_keep_the_names_that_they_had_before_there_were_common_ones() -> None:
+    assert SliceSettings().checked().identity(anchors=(4,)) == "03f3fe3d48af"
+    assert SliceSettings(common=4).checked().identity(anchors=(4,)) != "03f3fe3d48af"
 
 
 def test_steps_that_do_not_fit(run: Run) -> None:
@@ -295,68 +303,3 @@ def test_spread_steps() -> None:
     assert spread(range(11), 3) == [0, 5, 10]
     assert spread([0, 1], 5) == [0, 1]
     assert spread([0, 1], 1) == [1]
-
-
-@pytest.mark.parametrize(("command", "dims"), [("slice1d", 1), ("slice2d", 2)])
-def test_the_command(stores: Stores, run: Run, command: str, dims: int) -> None:
-    store = run.path.parent.parent
-    arguments = ["analyze", command, store, "--points", 5, "--num-examples", 2, "--step", 4]
-    result = invoke(*arguments, "--dry-run")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("1 slice of 1 run to measure: about ")
-    assert f"{5**dims + 1} forward passes; one took " in result.stdout
-    assert not run.analysis_dir.exists()
-    result = invoke(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    answer = payload(result)
-    ((row,),) = answer["results"].values()
-    assert (row["dims"], row["points"], row["step"]) == (dims, 5**dims, 4)
-    assert answer["estimate"]["forwards"] == [5**dims + 1] * 2
-    assert read_slice(run.analysis_dir / row["file"]).origin_loss == row["origin_loss"]
-    again = invoke(*arguments)
-    assert "0 slices of 0 runs to measure (1 known)" in again.stderr
-    assert again.stdout.startswith(f"{run.id}: step 4: loss ")
-    assert row["file"] in again.stdout
-
-
-def test_the_command_draws_a_trajectory_on_its_principal_plane(run: Run) -> None:
-    store = run.path.parent.parent
-    result = invoke("analyze", "slice2d", store, "--trajectory", 5, "--points", 3, "--num-examples", 2)
-    assert result.exit_code == 0, result.output
-    assert "of the trajectory (slice2d-" in result.stdout
-    (path,) = slice_files(run.analysis_dir)
-    assert read_slice(path).info["settings"]["directions"] == "pca"
-
-
-def test_the_command_on_a_line_says_between_which_snapshots(run: Run) -> None:
-    arguments = ["--directions", "line", "--points", 3, "--num-examples", 2]
-    result = invoke("analyze", "slice1d", run.path.parent.parent, *arguments)
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{run.id}: steps 0, 4: loss ")
-    assert "barrier " in result.stdout
-
-
-def test_the_command_fails_for_what_is_undefined(run: Run) -> None:
-    store = run.path.parent.parent
-    result = invoke("analyze", "slice1d", store, "--steps", "0", "--points", 5, "--num-examples", 2, "--json")
-    assert result.exit_code == 3
-    assert "normalization='none'" in payload(result)["errors"][run.id]
-
-
-USAGE: list[tuple[list[str], str]] = [
-    (["--radius", "0"], "radius: 0.0; allowed: numbers greater than 0"),
-    (["--tolerance", "2"], "tolerance: 2.0; allowed"),
-    (["--directions", "randm"], "Did you mean 'random'?"),
-    (["--steps", "9"], "--steps: no snapshot at step 9; the nearest is 4"),
-    (["--steps", "a"], "--steps: 'a' is not a whole number"),
-    (["--steps", "4", "--directions", "line"], "steps: 1 with directions='line'"),
-    (["--where", "rank==99"], "none of the 1 runs"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), USAGE)
-def test_bad_usage_is_one_line(stores: Stores, arguments: list[str], message: str) -> None:
-    result = invoke("analyze", "slice2d", stores("lora"), *arguments)
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1

@@ -19,6 +19,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "mgpo": {"method": "mgpo", "rank": 4, "alpha": "r"},
     "full": {"method": "full", "model": "tiny-t5", "learning_rate": 1e-3},
     "moments": {"capture": {"every": 1, "moments": True}, "warmup_ratio": 0.0},
+    **{f"double {method}": {"method": method, "dtype": "float64"} for method in ("lora", "ggpo", "mgpo")},
 }
 FAST: dict[str, Any] = {"tol": 1e-2, "num_examples": 3, "device": "cpu"}
 

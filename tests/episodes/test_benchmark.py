@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest
@@ -8,14 +12,18 @@ from landscape.episodes.benchmark import (
     Detection,
     Outcome,
     clopper_pearson,
+    counts,
     equal_rate_threshold,
     evaluate,
+    f1_difference,
+    f1_score,
     false_positives,
     kolmogorov_smirnov,
     matches,
     overlap,
     sensitivity,
 )
+from landscape.episodes.benchmark_run import CELLS, add_arguments, run
 from landscape.episodes.rivals import installed
 from landscape.episodes.synthetic import (
     CONFOUNDERS,
@@ -104,6 +112,20 @@ def test_scores_by_hand() -> None:
     assert (score.precision, score.recall, score.f1) == (pytest.approx(1 / 3), 0.5, pytest.approx(0.4))
     assert score.onset_error == pytest.approx(0.01)
     assert sensitivity([Outcome(Recipe(100), truth, found, 1.0)], 0.98).precision == 1
+    assert counts([Outcome(Recipe(100), truth, found, 1.0)], 0.95).tolist() == [[1, 2, 3]]
+
+
+def test_differences_of_f1_and_their_interval() -> None:
+    rng = np.random.default_rng(0)
+    hits = rng.random((2, 400)) < np.array([[0.9], [0.6]])
+    a, b = (np.stack([h, np.ones(400), np.ones(400)], axis=1).astype(int) for h in hits)
+    difference, low, high = f1_difference(a, b)
+    assert difference == pytest.approx(float(f1_score(a) - f1_score(b)))
+    # One true and one reported a curve: F1 is the share of hits, and the curves are paired but independent here.
+    error = np.sqrt(hits[0].var() / 400 + hits[1].var() / 400)
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
+    assert low < difference < high
+    assert f1_difference(a, a) == (0, 0, 0)
 
 
 def test_equal_rate_threshold() -> None:
@@ -119,3 +141,18 @@ def test_rivals_find_an_obvious_rebound(name: str) -> None:
     best = max(outcome.found, key=lambda d: d.strength)
     assert best.onset <= outcome.truth[0].peak + 30
     assert best.recovery >= outcome.truth[0].onset
+
+
+def test_a_whole_run_writes_its_tables(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    wanted = ["--curves", "1", "--nulls", "8", "--only", "nulls", "calibration", "semi_real", "-o", str(tmp_path / "r")]
+    result = run(parser.parse_args(wanted), None)
+    assert json.loads((tmp_path / "r").read_text()).keys() == result.keys()
+    detectors = 1 + len(installed())
+    assert len(result["false_positives"]) == detectors * (len(CONFOUNDERS) + 1)
+    assert len(result["sensitivity"]) == detectors * (len(CELLS) + 1)
+    for row in result["false_positives"]:
+        assert row["low"] <= row["rate"] <= row["upper"]
+    assert [row["curves"] for row in result["calibration"]] == [8] * 7 + [2] * 4
+    assert result["semi_real"] == []  # Needs runs.

@@ -9,8 +9,8 @@ import pytest
 
 from landscape.episodes import Control, Episode, detect_episodes
 from landscape.episodes.benchmark import Detection, draw_recipes, evaluate, false_positives, ours, sensitivity
-from landscape.episodes.benchmark_run import difficulty_curve
 from landscape.episodes.results import FLAGS, KINDS
+from landscape.episodes.semireal import SemiRealCurve, SharedRuns, semi_real_curve
 from landscape.episodes.synthetic import CONFOUNDERS, SHAPES, Recipe, generate
 from landscape.errors import UsageError
 
@@ -77,6 +77,35 @@ def test_two_episodes() -> None:
     assert len(found) == 2
     for one, truth in zip(found, curve.episodes, strict=True):
         assert abs(one.onset - truth.onset) < 0.02 * 1500
+
+
+@pytest.mark.parametrize("episodes", [2, 3])
+def test_rebounds_do_not_hide_one_another(episodes: int) -> None:
+    curve = generate(Recipe(1000, "exponential", "ar0.5", "none", "cosine", episodes, amplitude=6, duration=0.1), 2)
+    found = sorted(counted(detect_episodes(curve.steps, curve.values)), key=lambda e: e.onset)
+    assert len(found) == episodes
+    for one, truth in zip(found, curve.episodes, strict=True):
+        assert abs(one.peak - truth.peak) < 0.05 * 1000
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_two_levels_are_no_rebounds(share: float) -> None:
+    wrong = 0
+    for seed in range(25):
+        y = (np.random.default_rng(seed).random(600) < share).astype(float)
+        wrong += bool(counted(detect_episodes(np.arange(600), y)))
+    assert wrong <= 5  # At a rate of 0.05, 6 or more of 25 have probability 0.001.
+
+
+def test_spikes_are_in_units_of_the_noise_around_them() -> None:
+    n = 200_000
+    u = np.arange(n) / n
+    scale = np.where(u < 0.5, 1.0, 4.0)
+    y = 500 * np.exp(-20 * u) + scale * np.random.default_rng(0).standard_normal(n)
+    y[[20_000, 150_000]] += [40, 160]
+    units = {e.peak: e.amplitude_noise for e in detect_episodes(np.arange(n), y) if e.kind == "spike"}
+    assert units[20_000] == pytest.approx(40, rel=0.35)  # Slow noise is allowed for: √2 at most.
+    assert units[150_000] == pytest.approx(40, rel=0.35)
 
 
 def test_marks_explain_rises() -> None:
@@ -168,13 +197,24 @@ def test_known_standard_errors_make_it_doubt() -> None:
     assert not counted(doubtful)
 
 
+def controlled_curve(seed: int, amplitude: float) -> SemiRealCurve:
+    """Noise correlated 0.987 with a sibling's, as measured between real runs, and 0.9 with the base model's."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.standard_normal(600)
+    noise = [np.sqrt(c) * difficulty + np.sqrt(1 - c) * rng.standard_normal(600) for c in (0.987, 0.987, 0.82)]
+    return semi_real_curve(SharedRuns(5 + np.stack(noise[:2]), 5 + noise[2]), amplitude, seed)
+
+
 def test_a_control_reveals_small_rebounds_and_is_named() -> None:
-    curve, base, sibling = difficulty_curve(seed=7, amplitude=0.8)
-    x = np.arange(len(curve))
-    raw, adjusted = detect_episodes(x, curve), detect_episodes(x, curve, control=Control(sibling, "sibling"))
+    one = controlled_curve(seed=7, amplitude=1.0)
+    x = np.arange(len(one.values))
+    raw, adjusted = (
+        detect_episodes(x, one.values),
+        detect_episodes(x, one.values, control=Control(one.sibling, "sibling")),
+    )
     assert not counted(raw)
     assert [e.tested_curve for e in counted(adjusted)] == ["adjusted by sibling"]
-    assert detect_episodes(x, curve, control=base)[0].tested_curve == "adjusted by base"
+    assert detect_episodes(x, one.values, control=one.base)[0].tested_curve == "adjusted by base"
 
 
 def test_a_faster_sibling_is_no_rebound() -> None:

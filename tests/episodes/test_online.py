@@ -32,9 +32,10 @@ def test_silent_on_curves_without_rebound() -> None:
     assert alarms <= 6  # At a rate of 0.05 more than 6 of 40 have probability 0.003.
 
 
-def test_a_bad_batch_does_not_warn() -> None:
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_bad_batch_does_not_warn(width: int) -> None:
     values = np.exp(-np.arange(500) / 50) + 0.05 * np.random.default_rng(0).standard_normal(500)
-    values[300] += 10
+    values[300 : 300 + width] += 10
     assert not any(w.warning for w in watch(np.arange(500.0), values))
 
 

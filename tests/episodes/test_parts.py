@@ -8,7 +8,7 @@ from scipy.optimize import isotonic_regression
 
 from landscape.episodes.boundaries import refine_onset, refine_recovery
 from landscape.episodes.candidates import moving_mean
-from landscape.episodes.curve import MAX_BINS, binned, dithered, prepare
+from landscape.episodes.curve import MAX_BINS, binned, dithered, prepare, quantum
 from landscape.episodes.marks import find_marks, rising_rate, without_epoch_jumps
 from landscape.episodes.repair import repair, running_median
 from landscape.episodes.scan import cumulative, scan, scan_design
@@ -84,7 +84,7 @@ def test_moving_mean_and_bins() -> None:
     assert len(bins.values) <= MAX_BINS
     assert (bins.values * np.diff(bins.edges)).sum() == pytest.approx(y.sum())
     assert binned(y[:MAX_BINS]).values is not None
-    assert binned(y[:MAX_BINS]).within == 0
+    assert not binned(y[:MAX_BINS]).within.any()
 
 
 def test_learning_rate_zones() -> None:
@@ -127,9 +127,10 @@ def test_bad_curves(steps: list, values: list, extra: dict, message: str) -> Non
 
 def test_only_discrete_values_are_dithered() -> None:
     smooth = np.random.default_rng(5).standard_normal(300)
-    assert dithered(smooth, 0) is smooth
-    assert dithered(np.zeros(300), 0).any() == 0
+    assert quantum(smooth) == quantum(np.zeros(300)) == 0
+    assert dithered(smooth, 0.0, 0) is smooth
     coarse = np.round(smooth)
-    added = dithered(coarse, 0) - coarse
+    assert quantum(coarse) == 1
+    added = dithered(coarse, 1.0, 0) - coarse
     assert np.abs(added).max() <= 0.5
     assert added.std() == pytest.approx(1 / np.sqrt(12), rel=0.1)

@@ -27,8 +27,9 @@ from landscape.plots import (
     to_plotly,
     train_and_eval_curves,
 )
-from landscape.plots.matplotlib_renderer import RC, plain, spread
-from landscape.plots.plotly_renderer import recolored
+from landscape.plots.matplotlib_page import RC, plain
+from landscape.plots.matplotlib_renderer import spread
+from landscape.plots.plotly_page import recolored
 from landscape.plots.style import PAPER, dark_variant
 from tests.synthetic_runs import run, sweep
 

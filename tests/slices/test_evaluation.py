@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import LandscapeError, UsageError
+from landscape.slices import Coordinates, loss_slice
 from landscape.slices import evaluation as module
-from landscape.slices import loss_slice
+from landscape.slices.grid import prepare_slice
+from landscape.slices.spaces import Way
 from tests.curvature.conftest import SHAPES
 from tests.curvature.workload import workload
 from tests.slices.models import double, ragged
@@ -98,6 +101,38 @@ def test_a_model_that_draws_random_numbers_is_refused() -> None:
     norm.register_forward_hook(lambda layer, inputs, output: output * (1 + 0.1 * torch.rand_like(output)))
     with pytest.raises(UsageError, match=r"two evaluations of the same point .* differ by .* remove what draws random"):
         loss_slice(model, ragged("causal"), points=3)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Most bytes that a call holds at once on the CPU, beyond what was there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    assert profile.profiler is not None
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+@pytest.mark.parametrize("space", ["adapter", "tangent"])
+def test_a_stacked_point_takes_at_most_two_adapters(space: str) -> None:
+    model = double("causal", **SHAPES["causal"])
+    prepared = prepare_slice(model, ragged("causal")[1], 2, 3, 0.5, None, space, 0)
+    data, adapter = prepared.data, 8 * Coordinates(model).size
+    for way in prepared.evaluator._ways:
+        points = torch.linspace(-0.5, 0.5, 2 * way.stack, dtype=torch.float64).view(way.stack, 2)
+
+        def displaced(way: Way = way, points: torch.Tensor = points) -> None:
+            with way.at(points):
+                data.sums(way.stack)
+
+        with module.evaluating(model):
+            displaced()  # fills what is kept from pass to pass
+            # The same batch as often, so that what is left is what displacing it takes.
+            extra = peak_bytes(displaced) - peak_bytes(lambda way=way: data.sums(way.stack))
+        if way.kind == "stacked":
+            assert extra <= 2 * way.stack * adapter
+            # Displaced adapters are there for the whole pass; tangent factors for one layer, which is not the peak.
+            assert space == "tangent" or extra > 0.05 * way.stack * adapter
 
 
 def test_out_of_memory_is_one_line_of_advice() -> None:

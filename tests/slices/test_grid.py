@@ -198,7 +198,7 @@ BAD: dict[str, dict[str, Any]] = {
     r"space: 'merge' is not known; .* Did you mean 'merged'\?": {"space": "merge"},
     r"normalization: 'row' is not known": {"normalization": "row"},
     r"evaluation: 'stack' is not known; .* Did you mean 'stacked'\?": {"evaluation": "stack"},
-    r"evaluation: 'in_place' is not possible here; .* allow 'auto', 'stacked'": {
+    r"evaluation: 'in_place' is not possible here; .* allow 'auto', 'merged', 'stacked'": {
         "evaluation": "in_place",
         "space": "tangent",
     },

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from landscape.errors import UsageError
-from landscape.slices import loss_slice
+from landscape.slices import loss_slice, merged_space
 from landscape.slices.layers import adapted_layers
+from landscape.slices.merged_space import gaussian
 from tests.oracles import reference_loss
 from tests.slices.models import VARIANTS, adalora, dora, double, ragged
 from tests.small_models import KINDS, base_model
@@ -153,6 +154,30 @@ def tangent_part(module: Any, dense: Tensor) -> Tensor:
     system = torch.cat(columns, dim=1)
     solution = torch.linalg.lstsq(system, dense.reshape(-1, 1), driver="gelsd").solution
     return (system @ solution).view(out, width)
+
+
+@pytest.mark.parametrize("evaluation", ["merged", "stacked"])
+@pytest.mark.parametrize("space", ["merged", "tangent"])
+def test_ways_of_merged_weights_agree(space: str, evaluation: str) -> None:
+    model, batches = double("causal"), ragged("causal")
+    options: dict[str, Any] = {"points": 4, "radius": 0.7, "space": space}
+    expected = loss_slice(model, batches, **options)
+    found = loss_slice(model, batches, evaluation=evaluation, **options)
+    assert found.evaluation.startswith(evaluation)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-10)
+    rough = loss_slice(model.float(), batches, evaluation=evaluation, autocast=torch.bfloat16, **options)
+    np.testing.assert_allclose(rough.loss, expected.loss, rtol=2e-2)  # 8 bits
+
+
+def test_directions_that_do_not_fit_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = double("causal"), ragged("causal")
+    expected = loss_slice(model, batches, points=3, space="merged")
+    monkeypatch.setattr(merged_space, "free_bytes", lambda device: 0)
+    drawn_again: list[int] = []
+    monkeypatch.setattr(merged_space, "gaussian", lambda *args: drawn_again.append(1) or gaussian(*args))
+    found = loss_slice(model, batches, points=3, space="merged")
+    assert len(drawn_again) > 2 * len(adapted_layers(model))
+    assert np.array_equal(found.loss, expected.loss)
 
 
 def test_tangent_slice_where_B_is_zero_moves_B_alone() -> None:

@@ -33,7 +33,10 @@ def example(dims: int) -> SliceFile:
         standard_error=rng.normal(size=shape),
         evaluated=rng.random(shape) < 0.5,
         origin_loss=float(loss.flat[4]),
-        trajectory=SliceTrajectory(np.array([0, 7]), rng.normal(size=(2, dims)), **columns, explained_variance=0.25),
+        trajectories=tuple(
+            SliceTrajectory(run, np.array([0, 7]), rng.normal(size=(2, dims)), **columns, explained_variance=0.25)
+            for run in ("lora-r8", "mgpo-r8")
+        ),
         flatness=dict.fromkeys(FLATNESS, (np.inf, np.nan, 3.0)),
         info={"id": "x", "settings": {"radius": None}, "draws": [{"cosine": 0.1}]},
     )
@@ -42,7 +45,7 @@ def example(dims: int) -> SliceFile:
 @pytest.mark.parametrize("dims", [1, 2])
 @pytest.mark.parametrize("complete", [True, False])
 def test_files_keep_everything(tmp_path: Path, dims: int, complete: bool) -> None:
-    item = example(dims) if complete else replace(example(dims), trajectory=None, flatness=None)
+    item = example(dims) if complete else replace(example(dims), trajectories=(), flatness=None)
     path = slice_path(tmp_path / "analysis", dims, "x")
     write_slice(path, item)
     kept = read_slice(path)
@@ -50,7 +53,25 @@ def test_files_keep_everything(tmp_path: Path, dims: int, complete: bool) -> Non
     assert repr(asdict(kept)) == repr(asdict(item))
     for name in ("loss", "standard_error"):
         assert np.array_equal(getattr(kept, name), getattr(item, name), equal_nan=True)
-    assert (kept.evaluated.dtype, kept.trajectory is None) == (np.dtype(bool), not complete)
+    assert (kept.evaluated.dtype, len(kept.trajectories)) == (np.dtype(bool), 2 * complete)
+
+
+def test_files_from_before_there_were_several_trajectories(tmp_path: Path) -> None:
+    item, path = example(2), tmp_path / "slice2d-x.npz"
+    write_slice(path, replace(item, info={**item.info, "run": "mgpo-r8"}))
+    with np.load(path, allow_pickle=False) as arrays:
+        first = {name: array for name, array in arrays.items() if name.startswith("trajectory0_")}
+        kept = {name: array for name, array in arrays.items() if not name.startswith("trajectory")}
+    del first["trajectory0_run"]
+    np.savez(path, **kept, **{name.replace("0", ""): array for name, array in first.items()})
+    (trajectory,) = read_slice(path).trajectories
+    assert repr(trajectory) == repr(replace(item.trajectories[0], run="mgpo-r8"))
+    assert read_slice(path).runs == ("mgpo-r8",)
+
+
+def test_the_runs_of_a_slice() -> None:
+    item = example(1)
+    assert replace(item, info={"run": "a", "runs": ["a", "b"]}).runs == ("a", "b")
 
 
 def test_mean_and_spread_are_over_draws() -> None:
@@ -91,6 +112,11 @@ def shorten(path: Path) -> None:
         np.savez(path, **{**arrays, "axis1": arrays["axis1"][:-1]})
 
 
+def shorten_trajectory(path: Path) -> None:
+    with np.load(path, allow_pickle=False) as arrays:
+        np.savez(path, **{**arrays, "trajectory1_loss": arrays["trajectory1_loss"][:-1]})
+
+
 def drop(path: Path) -> None:
     with np.load(path, allow_pickle=False) as arrays:
         np.savez(path, **{name: array for name, array in arrays.items() if name != "info"})
@@ -101,6 +127,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (flip, "is damaged"),
     (pickle_into, r"is damaged \(Object arrays cannot be loaded"),
     (shorten, r"is damaged \(its arrays do not fit each other\)"),
+    (shorten_trajectory, r"is damaged \(its arrays do not fit each other\)"),
     (drop, r"is damaged \('info is not a file in the archive'\)"),
     (Path.unlink, "cannot read .*: No such file"),
 ]

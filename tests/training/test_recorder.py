@@ -13,6 +13,7 @@ from landscape.config import Capture, RunConfig
 from landscape.errors import StoreError
 from landscape.store import Store, plan_capture
 from landscape.training import recorder, train, trainer
+from landscape.training.watch import WatchEvent
 from tests.training.conftest import QUICK
 
 
@@ -27,21 +28,20 @@ def test_adam_moments_are_captured_beside_the_parameters(trained):
 
 
 class AlarmAt:
-    """Stands in for the watch on the loss: an event at given steps."""
+    """Stands in for the watch on the loss: an event at a given step."""
 
-    def __init__(self, *steps: int) -> None:
-        self.steps, self.count = steps, 0
+    def __init__(self, at: int) -> None:
+        self.at = at
 
-    def update(self, loss: float) -> bool:
+    def update(self, step: int, loss: float) -> WatchEvent | None:
         assert math.isfinite(loss)
-        self.count += 1
-        return self.count in self.steps
+        return WatchEvent(step, step - 1) if step == self.at else None
 
 
 def test_steps_around_an_event_are_kept(tmp_path, monkeypatch):
     capture = Capture(policy="events", ring=2, budget_gb=1e-4)
     config = RunConfig.parse({**QUICK, "max_steps": 20, "eval_steps": 0, "capture": capture.model_dump()})
-    monkeypatch.setattr(recorder, "LossRise", lambda: AlarmAt(12))
+    monkeypatch.setattr(recorder, "EventWatch", lambda warmup: AlarmAt(12))
     result = train(config, tmp_path / "events")
     run = Store.open(tmp_path / "events").get(result.run_id)
     planned = plan_capture(capture, 20, run.snapshots().layout.record_bytes)
@@ -49,6 +49,8 @@ def test_steps_around_an_event_are_kept(tmp_path, monkeypatch):
     steps = run.snapshots().steps.tolist()
     # Two before the event and two from it on, besides the planned ones.
     assert steps == sorted({*planned.steps, *_last_unplanned(planned.steps, 12, 2), 12, 13})
+
+    assert run.metrics().set_index("step")["episode_warning"].dropna().to_dict() == {12: 11}
 
     whole = train(config.replace(capture={"every": 1}, seed=0), tmp_path / "every")
     everything = Store.open(tmp_path / "every").get(whole.run_id).snapshots()
@@ -98,3 +100,27 @@ def test_trackers_get_every_step(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "training_arguments", lambda config, path: plain(config.replace(report_to=[]), path))
     train(RunConfig.parse({**QUICK, "report_to": ["some"]}), tmp_path)
     assert [line["step"] for line in logged if "loss_clean" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("method", ["lora", "mgpo"])
+def test_a_resumed_run_watches_on_from_its_own_record(tmp_path, monkeypatch, method):
+    seen: list[recorder.EventWatch] = []
+
+    class Kept(recorder.EventWatch):
+        def __init__(self, warmup):
+            super().__init__(warmup)
+            seen.append(self)
+
+    monkeypatch.setattr(recorder, "EventWatch", Kept)
+    config = RunConfig.parse({**QUICK, "method": method, "max_steps": 14, "save_steps": 6, "lr_scheduler_steps": 14})
+    train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", on_step=lambda line: _interrupt_at(9, line))
+    train(config, tmp_path / "cut")
+    whole, _, resumed = seen
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def _interrupt_at(step, line):
+    if line["step"] == step:
+        raise KeyboardInterrupt

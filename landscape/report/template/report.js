@@ -48,8 +48,9 @@
 
   const draw = (figure, isDark) => {
     const canvas = figure.querySelector(".canvas");
-    let { data, layout } = parsed(figure, "data");
-    if (isDark) [data, layout] = recolored([data, layout], parsed(figure, "colors"));
+    const view = figure.dataset.view ? `-${figure.dataset.view}` : "";
+    let { data, layout } = parsed(figure, `data${view}`);
+    if (isDark) [data, layout] = recolored([data, layout], parsed(figure, `colors${view}`));
     if (figure.dataset.log) [data, layout] = logarithmic(data, layout);
     const options = { format: "svg", filename: figure.id };
     return Plotly.react(canvas, data, { ...layout, autosize: true },
@@ -90,6 +91,15 @@
         const on = button.getAttribute("aria-pressed") !== "true";
         button.setAttribute("aria-pressed", String(on));
         figure.dataset.log = on ? "1" : "";
+        draw(figure, dark.matches);
+      } else if (button.dataset.action === "view") {
+        const on = figure.dataset.view !== button.dataset.view;
+        figure.dataset.view = on ? button.dataset.view : "";
+        for (const other of figure.querySelectorAll("button[data-action=view]")) {
+          other.setAttribute("aria-pressed", String(on && other === button));
+        }
+        // Gives back the WebGL view, of which a browser grants a page but a few.
+        Plotly.purge(figure.querySelector(".canvas"));
         draw(figure, dark.matches);
       } else {
         const link = document.createElement("a");

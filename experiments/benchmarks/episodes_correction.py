@@ -1,0 +1,81 @@
+"""Computes the null distribution that `landscape.episodes.correction` ships, from curves of known noise.
+
+    python experiments/benchmarks/episodes_correction.py        # about ten minutes on one core
+
+Curves without an episode, flat, of 40 to 640 points: white and AR(1) noise, fractional noise of memory 0.1 to 0.45,
+heavy tails, ripple. Their seeds belong to neither split of the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from landscape.episodes.calibration import calibrate, fit_null
+from landscape.episodes.correction import FILE, fit_correction, write
+from landscape.episodes.curve import binned
+from landscape.episodes.noise import Array
+from landscape.episodes.repair import repair
+from landscape.episodes.scan import scan, scan_design
+from landscape.episodes.synthetic import NOISES, Recipe, autoregressive, generate, long_memory
+
+VARIED, FIXED = 1_000_000, 2_000_000
+"""First seeds of curves of varied and of one length."""
+NAMED = ("white", "ar0.5", "ar0.8", "long_memory", "heavy", "ripple")
+RESAMPLES = 99
+WEIGHT = 1.5
+"""Of curves with long memory or heavy tails, relative to the others."""
+
+
+def varied(seed: int) -> tuple[str, Array]:
+    """Noise of a random length and family."""
+    rng = np.random.default_rng([VARIED + seed, 77])
+    long = rng.uniform() < 0.6
+    n = int(rng.integers(300, 641)) if long else round(np.exp(rng.uniform(np.log(40), np.log(300))))
+    family = rng.uniform()
+    if family < 0.6:
+        phi = float(rng.choice([0, 0.5, 0.8, rng.uniform(0, 0.9)]))
+        return "autoregressive", autoregressive(rng.standard_normal(n + 200), phi)
+    if family < 0.8:
+        return "long_memory", long_memory(n, rng, rng.uniform(0.1, 0.45))
+    name = "heavy" if family < 0.9 else "ripple"
+    return name, NOISES[name](n, rng)
+
+
+def scored(values: Array, seed: int) -> tuple[float, Array]:
+    """Standardized score of a curve, and its noise's features."""
+    bins = binned(repair(np.asarray(values, np.float64) / 2.0 ** np.round(np.log2(np.ptp(values)))).values).values
+    bins = bins - bins.mean()
+    design = scan_design(len(bins))
+    everywhere = (None,) * len(design.contrasts)
+    found = scan(bins, design, everywhere, keep=True)
+    fit = fit_null(bins, found, design, seed)
+    null = calibrate(fit, design, everywhere, seed, RESAMPLES)
+    return null.standardized(float(null.score(found.maxima))), fit.features
+
+
+def main() -> None:
+    """Simulate, regress, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--varied", type=int, default=5000, help="curves of varied length and noise")
+    parser.add_argument("--fixed", type=int, default=2400, help="curves of 600 points")
+    parser.add_argument("-o", "--output", type=Path, default=FILE)
+    arguments = parser.parse_args()
+    rows, families = [], []
+    for seed in range(arguments.varied):
+        family, values = varied(seed)
+        families.append(family)
+        rows.append(scored(values, seed))
+    for seed in range(arguments.fixed):
+        families.append(NAMED[seed % len(NAMED)])
+        rows.append(scored(generate(Recipe(600, "flat", families[-1]), FIXED + seed).values, seed))
+    weights = np.where(np.isin(families, ["long_memory", "heavy"]), WEIGHT, 1.0)
+    about = {"varied": arguments.varied, "fixed": arguments.fixed, "resamples": RESAMPLES}
+    scores, features = np.array([row[0] for row in rows]), np.stack([row[1] for row in rows])
+    write(fit_correction(scores, features, weights, about), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Files of figures, adapters, reports and verdicts."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from app.curve_figures import CurveView, curve_figure
+from app.exports import MIME, adapter_bytes, figure_bytes, report_bytes
+from app.verdicts import COLUMNS, find_table, read_verdicts
+from landscape.errors import StoreError
+from landscape.store import Store
+from tests.synthetic_runs import run, write
+
+STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "csv": b"panel,curve", "html": b"<!doctype html>"}
+
+
+@pytest.mark.parametrize("kind", MIME)
+def test_figures(kind: str) -> None:
+    data = run(max_steps=60)
+    content = figure_bytes(curve_figure([data], CurveView(smoothing=0)).result, kind)
+    assert content.startswith(STARTS[kind])
+    if kind == "csv":
+        table = pd.read_csv(io.BytesIO(content))
+        assert table.query("series == 'line'")["y"].tolist() == pytest.approx(data.metrics["loss_clean"], rel=1e-12)
+
+
+def test_reports() -> None:
+    text = report_bytes([run(max_steps=60)], "<b>store", "rank == 8").decode()
+    assert "&lt;b&gt;store" in text
+    assert "<b>store" not in text
+
+
+def test_adapters(tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).resolve().parents[2] / "landscape" / "assets" / "demo-store.zip") as archive:
+        archive.extractall(tmp_path)
+    store = Store.open(tmp_path / "demo")
+    source = next(item for item in store.runs() if item.id.startswith("lora-r8-lr0.02-"))
+    packed = zipfile.ZipFile(io.BytesIO(adapter_bytes(source, 60)))
+    assert [Path(name).name for name in packed.namelist()] == ["adapter_config.json", "adapter_model.safetensors"]
+    with pytest.raises(StoreError, match="no snapshot of step 61; the nearest is 60"):
+        adapter_bytes(source, 61)
+
+
+def test_verdicts(tmp_path: Path) -> None:
+    store = write([run(max_steps=60)], tmp_path / "store")
+    assert find_table(store.path) is None
+    path = store.path / "reproduction.csv"
+    path.write_text(",".join(COLUMNS) + "\nMGPO,Table 2,GSM8K,50.1,,,tiny,not comparable\n")
+    assert find_table(store.path) == path
+    assert read_verdicts(path)["verdict"].tolist() == ["not comparable"]
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(StoreError, match="no column 'paper'"):
+        read_verdicts(path)
+
+
+def test_verdicts_lie_in_the_store(tmp_path: Path) -> None:
+    store = write([run(max_steps=60)], tmp_path / "store")
+    (tmp_path / "elsewhere.csv").write_text(",".join(COLUMNS) + "\n")
+    (store.path / "reproduction.csv").symlink_to(tmp_path / "elsewhere.csv")
+    assert find_table(store.path) is None

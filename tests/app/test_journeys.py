@@ -1,0 +1,244 @@
+"""People's ways through the dashboard, in a headless Chromium; run with ``pytest -m browser``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from landscape.store import Store
+from tests.app.browser import BLANK, PATIENCE, TARGET, chromium, serving, settled, watch
+from tests.app.example_stores import growing
+from tests.app.test_logs import descent, trainer_state
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
+
+DEMO = Path(__file__).resolve().parents[2] / "landscape" / "assets" / "demo-store.zip"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        opened = playwright.chromium.launch(executable_path=chromium(), args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("journeys")
+    with zipfile.ZipFile(DEMO) as archive:
+        archive.extractall(folder)
+    return folder / "demo"
+
+
+@pytest.fixture(scope="module")
+def url(demo: Path) -> Iterator[str]:
+    with serving(demo) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of 1280 x 800; the test fails where anything went wrong in it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    opened = context.new_page()
+    wrong = watch(opened)
+    yield opened
+    context.close()
+    assert not wrong
+
+
+PAGES = ("", "curves", "snapshot", "episodes", "sharpness", "landscape", "importing", "reproduction")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws(name: str, page: Any, url: str) -> None:
+    page.goto(f"{url}/{name}")
+    settled(page)
+    page.wait_for_function(f"() => ({BLANK})() === 0")
+    assert not page.locator('[data-testid="stException"]').count()
+    assert not page.get_by_text("This part of the page failed").count()
+
+
+def test_a_link_restores_the_view(page: Any, url: str) -> None:
+    page.goto(f"{url}/curves?quantity=eval&logy=true&smoothing=0.0&where=rank+%3D%3D+8")
+    settled(page)
+    axis = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullLayout.yaxis")
+    assert axis["type"] == "log"
+    assert axis["title"]["text"].startswith("eval loss")
+    assert page.get_by_role("textbox", name="Filter runs").input_value() == "rank == 8"
+    assert page.get_by_text("6 of 12 runs").count() == 1
+
+
+def test_a_view_makes_its_link(page: Any, url: str) -> None:
+    page.goto(f"{url}/curves")
+    settled(page)
+    page.get_by_text("Log values").click()
+    page.wait_for_url(re.compile("logy=true"), wait_until="commit")
+    settled(page)
+    page.reload()
+    settled(page)
+    assert page.evaluate("() => document.querySelector('.js-plotly-plot')._fullLayout.yaxis.type") == "log"
+
+
+def test_a_click_on_a_curve_opens_the_snapshot(page: Any, url: str) -> None:
+    page.goto(f"{url}/curves?where=method+%3D%3D+lora+and+rank+%3D%3D+32+and+lr+%3D%3D+2e-2")
+    settled(page)
+    target = page.evaluate(TARGET, 40)
+    page.mouse.move(target["x"] - 3, target["y"] - 3)
+    page.mouse.move(target["x"], target["y"])
+    page.wait_for_selector(".hoverlayer .hovertext")
+    page.mouse.click(target["x"], target["y"])
+    page.wait_for_url(re.compile("/snapshot"), wait_until="commit")
+    settled(page)
+    assert f"run={target['run']}" in page.url
+    assert page.get_by_role("spinbutton", name="Step").input_value() == str(target["step"])
+
+
+def test_a_link_to_a_run_that_is_not_there(page: Any, url: str) -> None:
+    page.goto(f"{url}/snapshot?run=lora-r8-nothing&step=3")
+    settled(page)
+    assert page.get_by_text("which this store does not have").count() == 1
+    page.wait_for_function(f"() => ({BLANK})() === 0")
+
+
+def test_an_upload_finds_the_planted_episode(page: Any, url: str) -> None:
+    page.goto(f"{url}/importing")
+    settled(page)
+    log = {"name": "trainer_state.json", "mimeType": "application/json", "buffer": trainer_state(descent(True))}
+    page.locator('input[type="file"]').set_input_files([log])
+    page.get_by_text("One rebound: climbs by").wait_for()
+    settled(page)
+    page.wait_for_function(f"() => ({BLANK})() === 0")
+    assert page.evaluate("() => document.querySelector('.js-plotly-plot')._fullLayout.shapes.length") >= 2
+
+
+def test_exports_download_and_parse(page: Any, url: str) -> None:
+    page.goto(f"{url}/curves")
+    settled(page)
+    page.get_by_role("button", name="Export").first.click()
+    content = {}
+    for kind in ("PNG", "SVG", "PDF", "CSV", "HTML"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind, exact=True).click()
+        content[kind] = Path(download.value.path()).read_bytes()
+        assert download.value.suggested_filename == f"training-loss-clean.{kind.lower()}"
+    assert content["PNG"].startswith(b"\x89PNG")
+    assert b"<svg" in content["SVG"]
+    assert content["PDF"].startswith(b"%PDF")
+    assert b"Plotly.newPlot" in content["HTML"]
+    rows = list(csv.DictReader(io.StringIO(content["CSV"].decode())))
+    assert len(rows) > 12 * 150
+    assert all(np.isfinite(float(row["y"])) for row in rows)
+
+
+def test_the_report_downloads(page: Any, url: str) -> None:
+    page.goto(url)
+    settled(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="These runs as a report").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert "loss landscape report" in text
+    assert text.rstrip().endswith("</html>")
+
+
+def test_the_filter_by_keyboard(page: Any, url: str) -> None:
+    page.goto(url)
+    settled(page)
+    page.get_by_role("textbox", name="Filter runs").focus()
+    page.keyboard.type("method == mgpo")
+    page.keyboard.press("Enter")
+    page.get_by_text("4 of 12 runs").wait_for()
+    assert "where=method" in page.url
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement !== document.body")
+
+
+def test_one_webgl_view_and_only_when_asked_for(page: Any, url: str) -> None:
+    page.goto(f"{url}/landscape")
+    settled(page)
+    assert page.locator("canvas").count() == 0
+    page.get_by_text("Draw it").click()
+    page.wait_for_selector(".js-plotly-plot canvas")
+    assert page.locator(".js-plotly-plot .gl-container canvas").count() <= 2
+
+
+def test_the_dark_theme(browser: Any, url: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="dark")
+    opened = context.new_page()
+    opened.goto(f"{url}/curves")
+    settled(opened)
+    ground = opened.evaluate("() => document.querySelector('.js-plotly-plot')._fullLayout.paper_bgcolor")
+    body = opened.evaluate("() => getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    context.close()
+    assert (ground, body) == ("#14171c", "rgb(20, 23, 28)")
+
+
+def test_the_live_page_moves(tmp_path: Path, page: Any) -> None:
+    store = growing(tmp_path / "store")
+    running = next(item for item in store.runs() if item.status.state == "running")
+    lines = running.path / "attempts" / "1" / "metrics.jsonl"
+    whole = lines.read_bytes()
+    lines.write_bytes(whole[: whole.rfind(b"\n") + 1])
+    with serving(store.path) as address:
+        page.goto(address)
+        settled(page)
+        page.get_by_text("step 50 of 200").wait_for()
+        page.evaluate("() => { window.untouched = true; }")
+        for step in range(51, 81):
+            running.set_status(step=step)
+        page.get_by_text("step 80 of 200").wait_for()
+        assert page.evaluate("() => window.untouched")
+        running.set_status(state="done")
+        page.get_by_text("✓ done").first.wait_for()
+
+
+def test_a_queued_analysis_finishes(page: Any, url: str, demo: Path) -> None:
+    run = next(item for item in Store.open(demo).runs() if item.id.startswith("lora-r8-lr0.02-"))
+    shutil.rmtree(run.analysis_dir, ignore_errors=True)
+    page.goto(f"{url}/snapshot?run={run.id}&step=60")
+    settled(page)
+    assert page.get_by_text("Nothing yet.").count() == 1
+    page.get_by_role("button", name="Measure", exact=True).click()
+    page.get_by_text(re.compile("Sharpness, LoRA.*: running")).wait_for()
+    page.get_by_text(re.compile("Sharpness, LoRA.*: done")).wait_for(timeout=600_000)
+    end = time.monotonic() + 60
+    while not (run.analysis_dir / "sharpness.parquet").is_file():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    settled(page)
+    assert page.get_by_text("Nothing yet.").count() == 0
+
+
+def test_the_server_answers_this_machine_only(url: str) -> None:
+    import socket
+
+    assert url.startswith("http://127.0.0.1:")
+    port = int(url.rsplit(":", 1)[1])
+    addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for address in addresses - {"127.0.0.1", "127.0.1.1"}:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((str(address), port)) != 0
+
+
+def test_the_table_of_the_demo(page: Any, url: str) -> None:
+    page.goto(url)
+    settled(page)
+    assert page.locator('[data-testid="stDataFrame"]').count() == 1
+    assert json.loads(page.evaluate("() => JSON.stringify(document.title)")) == "Runs"
