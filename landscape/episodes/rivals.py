@@ -101,8 +101,8 @@ def change_points(curve: SyntheticCurve) -> list[Detection]:
 
     y = repair(curve.values).values
     unit = noise_unit(y)
-    ends = ruptures.KernelCPD(kernel="linear", min_size=3).fit(y[:, None] / unit).predict(pen=2 * np.log(len(y)))
-    edges = np.array([0, *ends])
+    search = ruptures.KernelCPD(kernel="linear", min_size=3).fit(y[:, None] / unit)
+    edges = np.array([0, *(search.predict(pen=2 * np.log(len(y))) or [])])
     levels = np.array([y[a:b].mean() for a, b in itertools.pairwise(edges)])
     result = []
     for k in range(1, len(levels) - 1):

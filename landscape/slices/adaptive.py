@@ -177,7 +177,7 @@ def fill(
         worst = float(search.errors(guess, tested).max(initial=0))
         num_tests += 1
         bound = SAFETY * worst * _ratio(doubt[unknown].max(initial=0), doubt[tested].max(initial=0))
-        converged = len(tested) > 0 and bound <= tolerance * search.extent
+        converged = bool(len(tested) > 0 and bound <= tolerance * search.extent)
         if converged or search.num_evaluated >= min(budget, search.size):
             break
     values, seen = np.where(search.evaluated, search.values, guess).reshape(shape), search.evaluated.reshape(shape)

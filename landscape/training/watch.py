@@ -187,11 +187,13 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
             if several:
                 torch.distributed.all_reduce(total)
             self._judge(state, float(total) / args.world_size)
-            control.should_log |= self._untold is not None
-        if self.stop and several:
-            flag = torch.tensor(int(self._stopping), device=args.device)
-            torch.distributed.broadcast(flag, src=0)
-            self._stopping = bool(flag.item())
+        telling = self._each_step and self._untold is not None
+        if several and (self.stop or self._each_step):
+            # Logging gathers the loss: either all of the processes do it, or none.
+            flags = torch.tensor([int(self._stopping), int(telling)], device=args.device)
+            torch.distributed.broadcast(flags, src=0)
+            self._stopping, telling = (bool(flag) for flag in flags.tolist())
+        control.should_log |= telling
         control.should_training_stop |= self._stopping and (several or self._each_step)
         return control
 

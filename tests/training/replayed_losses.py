@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,14 +62,17 @@ def main() -> None:
     """One of several processes: trains until the watch stops it and writes where that was."""
     folder = Path(sys.argv[1])
     watch = EpisodeWatchCallback(stop=True, warmup_steps=0)
-    trainer = replay_trainer(folder / "out", rebound().tolist(), [watch], ddp_backend="gloo")
+    logging = 10 if sys.argv[2] == "each" else 1
+    trainer = replay_trainer(folder / "out", rebound().tolist(), [watch], ddp_backend="gloo", logging_steps=logging)
     if sys.argv[2] == "each":
         watch.watch(trainer)
     trainer.train()
     rank = trainer.args.process_index
     (folder / f"{rank}.txt").write_text(f"{trainer.state.global_step} {len(watch.events)}")
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    # Gloo's threads sometimes wait for each other for ever when the group is taken down, or abort at exit.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
