@@ -36,7 +36,7 @@ def test_methods() -> None:
     assert names["mgpo"]["arguments"]["max_scale"] is None
     assert "mgpo-released" in invoke("methods").stdout
     lines = invoke("methods", "--markdown").stdout.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| full", "| lora"]
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| adalora", "| ba-lora"]
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == len(names) + 2
 

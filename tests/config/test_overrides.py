@@ -33,7 +33,7 @@ def test_assignments(items: list[str], expected: dict[str, Any]) -> None:
         (["rank"], "--set 'rank': write key=value"),
         (["=8"], "--set '=8': write key=value"),
         (["rnk=8"], r"unknown config key 'rnk'\. Did you mean 'rank'\?"),
-        (["rank.x=8"], "rank.x: only capture, columns, data_files, method_args, model_kwargs have parts"),
+        (["rank.x=8"], "rank.x: only adapter_args, capture, columns, data_files, method_args, model_kwargs have parts"),
         (["method_args.=8"], "have parts"),
         (["rank=8", "r=16"], "--set 'r=16': rank was already set to 8"),
         (["method_args={rho: 1"], "cannot read the value"),

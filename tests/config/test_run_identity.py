@@ -32,6 +32,8 @@ OTHER_VALUES: dict[str, Any] = {
     "learning_rate": 1e-3,
     "lr_scheduler_type": "linear",
     "lr_scheduler_steps": 100,
+    "adapter": "dora",
+    "adapter_args": {"init": "x"},
     "warmup_ratio": 0.1,
     "max_steps": 100,
     "per_device_train_batch_size": 4,
@@ -53,8 +55,8 @@ OTHER_VALUES: dict[str, Any] = {
     "save_steps": 5,
     "report_to": ["tensorboard"],
 }
-# The model's digest stands for its name.
-KEEPS_ID = NOT_HASHED | {"model"}
+# The model's digest stands for its name, and without an adapter below the method its arguments mean nothing.
+KEEPS_ID = NOT_HASHED | {"model", "adapter_args"}
 BASE = RunConfig.parse({"alpha": 16.0})
 
 
