@@ -161,7 +161,7 @@ METHODS.add(
     Method(
         name="adalora",
         summary="LoRA in SVD form; the least important singular values are pruned down to the rank on average",
-        source="AdaLoRA, arXiv 2303.10512, eq. 3-12",
+        source="AdaLoRA, arXiv 2303.10512",
         adapter="adalora",
         arguments=AdaLoRAArguments,
         peft=peft_config,

@@ -124,7 +124,7 @@ METHODS.add(
     Method(
         name="lora-ga",
         summary="LoRA started along the singular directions of the first gradient; s·BA leaves the frozen base",
-        source="LoRA-GA, arXiv 2407.05000, theorem 3.1; Outsider565/LoRA-GA",
+        source="LoRA-GA, arXiv 2407.05000; Outsider565/LoRA-GA",
         adapter="lora",
         arguments=LoRAGAArguments,
         peft=peft_config,
