@@ -49,7 +49,8 @@ def slice_file(
     loss = np.stack([quadratic(places, draw) for draw in range(full.draws)])
     facts: dict[str, Any] = {"cosine": None, "evaluation": "in_place x1", "seconds": 0.1}
     if evaluated < 1:
-        facts |= {"error_bound": 0.003, "num_held_out": 64, "converged": True}
+        facts |= {"error_bound": 0.003, "held_out_error": 0.0012, "num_held_out": 100, "num_tests": 1}
+        facts |= {"coverage": 0.964, "converged": True}
     known = np.random.default_rng(0).random(loss.shape) < evaluated
     described = {
         "run": runs[0], "runs": list(runs), "step": step if len(runs) == 1 else None, "anchors": [step] * len(runs),

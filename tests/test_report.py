@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from landscape.analysis.flatness import flatness_table
 from landscape.config import RunConfig
 from landscape.errors import StoreError, UsageError
-from landscape.figures import FIGURES, embedded
+from landscape.figures import FIGURES, embedded, load_runs
 from landscape.plots import RunData, summarize
 from landscape.plots.summary import Estimate
 from landscape.report import render_page, write_report
+from landscape.report.flatness import flatness_by_run
 from landscape.report.page import IN_CHAPTERS, duration
 from landscape.report.tables import glance_table, plus_minus, run_table
 from landscape.store import Store
@@ -275,6 +277,37 @@ def test_a_chapter_shows_so_many_slices_and_counts_the_rest(tmp_path: Path) -> N
     page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.text.count("Loss around LoRA") == 8
     assert "3 more of these pictures are left out here" in page.text
+
+
+def test_flatness_sharpness_and_gap_of_the_same_snapshots_are_one_table(tmp_path: Path) -> None:
+    runs = [run(sharp=True), run(method="mgpo", sharp=True), run(seed=1)]
+    store = write(runs, tmp_path / "store")
+    lora, mgpo, unmeasured = (item.run_id for item in runs)
+    keep(store, *(slice_file(name, step=step, draws=2) for name in (lora, mgpo) for step in (20, 40)))
+    keep(store, slice_file(unmeasured, step=7, draws=2))  # neither evaluated nor analyzed there
+    page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "2D slices of radius 1 on 8 examples, ± standard error over directions" in page.text
+    assert page.count("table", **{"class": "runs flatness"}) == 1
+    table = flatness_table(store.runs())
+    shown = table[table["step"].isin([20, 40]) & table["width"].notna()]
+    assert len(shown) == 4
+    for row in shown.to_dict("records"):
+        numbers = [plus_minus(Estimate(row["width"], row["width_error"])), plus_minus(Estimate(row["lambda_max"]))]
+        assert re.search(rf"{row['run']} .*? {row['step']} .*? {' .*? '.join(map(re.escape, numbers))} ", page.text)
+    assert "width ~ lambda_max: too few" in page.text
+    lone = Page(write_report(store, tmp_path / "lone.html", where="seed==1").read_text(encoding="utf-8"))
+    assert "Flatness, sharpness and gap" not in lone.text
+
+
+def test_a_damaged_analysis_leaves_its_run_out_of_the_table_alone(tmp_path: Path) -> None:
+    runs = [run(sharp=True), run(method="mgpo", sharp=True)]
+    store = write(runs, tmp_path / "store")
+    keep(store, *(slice_file(item.run_id, step=20, draws=2) for item in runs))
+    whole, damaged = store.runs()
+    (damaged.analysis_dir / "sharpness.parquet").write_bytes(b"no table")
+    rows, problems = flatness_by_run(store, load_runs(store).runs)
+    assert rows["run"].unique().tolist() == [whole.id]
+    assert [str(damaged.analysis_dir) in line for line in problems] == [True]
 
 
 def test_a_damaged_slice_of_several_runs_is_named(tmp_path: Path) -> None:

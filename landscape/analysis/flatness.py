@@ -10,7 +10,7 @@ from landscape.analysis.sharpness import SHARPNESS_FILE
 from landscape.analysis.tables import read_rows
 from landscape.errors import UsageError, unknown
 from landscape.generalization import generalization_gap
-from landscape.store.slices import FLATNESS, SliceFile, read_slice, slice_files
+from landscape.store.slices import FLATNESS, NORMALIZATIONS, SPACES, SliceFile, read_slice, slice_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +62,6 @@ def flatness_table(
     """
     import pandas as pd
 
-    from landscape.slices import NORMALIZATIONS, SPACES
-
     for key, value, allowed in (("space", space, SPACES), ("normalization", normalization, NORMALIZATIONS)):
         if value not in allowed:
             raise unknown(key, value, allowed)
@@ -88,6 +86,18 @@ def flatness_correlations(table: pd.DataFrame, **options: Any) -> pd.DataFrame:
     """`landscape.analysis.rank_correlation.rank_correlations` of the `PAIRS` of which the table has any."""
     both = [(x, y) for x, y in PAIRS if bool((table[x].notna() & table[y].notna()).any())]
     return rank_correlations(table, both or PAIRS[:3], **options)
+
+
+def kind_of_slices(table: pd.DataFrame) -> str:
+    """Of which slices a table's numbers are, in words."""
+    found = table.dropna(subset=["dims"])
+    if found.empty:
+        return "no random slices"
+    first = found.iloc[0]
+    return (
+        f"{first['dims']:.0f}D slices of radius {first['radius']:g} on {first['num_examples']:.0f} examples, "
+        "± standard error over directions"
+    )
 
 
 def _slices(run: Run, wanted: dict[str, Any]) -> list[dict[str, Any]]:

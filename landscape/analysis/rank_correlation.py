@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from landscape.errors import UsageError
@@ -64,6 +64,18 @@ def rank_correlations(
         whole = ~np.isnan(values).any(axis=0)
         rows.append({"x": x, "y": y, **_correlation(values[:, whole], runs[whole], confidence, resamples, seed)})
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def correlation_sentence(row: Mapping[str, Any]) -> str:
+    """A row of `rank_correlations` in words."""
+    runs = f"{row['num_runs']} run{'' if row['num_runs'] == 1 else 's'}"
+    if math.isnan(row["spearman"]):
+        return f"{row['x']} ~ {row['y']}: {row['remark']}"
+    remark = f"; {row['remark']}" if row["remark"] else ""
+    return (
+        f"{row['x']} ~ {row['y']}: Spearman ρ = {row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}], 95 % by "
+        f"bootstrap of {row['resampled']}, n = {row['n']} of {runs}{remark}"
+    )
 
 
 def _correlation(values: np.ndarray, runs: np.ndarray, confidence: float, resamples: int, seed: int) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from landscape.analysis.slice_measurement import RunPath, measure_slice
 from landscape.analysis.slice_planes import Snapshots, principal, through
 from landscape.analysis.slice_settings import SliceSettings
 from landscape.analysis.slices import spread
-from landscape.analysis.spaces import CapturedSpace
 from landscape.errors import LandscapeError, StoreError, UsageError
 from landscape.store.slices import SliceFile, joint_slices_dir, read_slice, slice_path
 
@@ -127,16 +126,16 @@ def joint_target(runs: Sequence[Run], settings: SliceSettings, until: int | None
     check_comparable(runs)
     anchors, paths, checksums = [], [], []
     for run in runs:
-        available = [int(step) for step in run.snapshots().steps]
+        snapshots = run.snapshots()
+        available = [int(step) for step in snapshots.steps]
         if not available:
             raise StoreError(f"run {run.id}: no snapshots")
         last = available[-1] if until is None else check_steps(run, [until])[0]
         before = [step for step in available if step <= last]
         path = tuple(spread(before, settings.trajectory)) if settings.trajectory else ()
-        space = CapturedSpace(run, "adapter")
         anchors.append(last)
         paths.append(path)
-        checksums.append("-".join(space.checksum(step) for step in (path if count == 1 else (last,))))
+        checksums.append("-".join(snapshots.checksum(step) for step in (path if count == 1 else (last,))))
     identity = settings.identity(
         runs=[run.id for run in runs], anchors=anchors, trajectory_steps=paths, snapshot=checksums, split=SPLIT,
         num_examples=settings.num_examples or runs[0].config.probe_examples,

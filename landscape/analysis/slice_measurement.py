@@ -109,7 +109,10 @@ def _draw(
         filled = filling.filled
         facts = {
             "error_bound": float(filled.error_bound),
+            "held_out_error": float(filled.held_out_error),
             "num_held_out": int(filled.num_held_out),
+            "num_tests": int(filled.num_tests),
+            "coverage": float(filled.coverage),
             "converged": bool(filled.converged),
         }
         return _Draw(filling.slice, filled.evaluated, facts)

@@ -156,7 +156,7 @@ class SliceSettings:
         """(fewest, most) points that one slice is measured at."""
         grid = self.points**self.dims
         # Adaptive filling ends at the earliest after a first grid, a round, and a test.
-        fewest = grid if self.tolerance is None else min(grid, 7**self.dims + 32 + 64)
+        fewest = grid if self.tolerance is None else min(grid, 7**self.dims + 32 + min(100, grid // 6))
         return self.draws * fewest, self.draws * grid
 
     def identity(self, **places: Any) -> str:

@@ -103,7 +103,8 @@ def targets(run: Run, settings: SliceSettings, steps: Iterable[int] | None = Non
         UsageError: a number of steps that no line or plane goes through.
         StoreError: no such snapshot, or no snapshots.
     """
-    available = [int(step) for step in run.snapshots().steps]
+    snapshots = run.snapshots()
+    available = [int(step) for step in snapshots.steps]
     if not available:
         raise StoreError(f"run {run.id}: no snapshots")
     count = settings.num_anchors
@@ -119,15 +120,17 @@ def targets(run: Run, settings: SliceSettings, steps: Iterable[int] | None = Non
         last = anchors[-1] if settings.common is None or settings.directions != "pca" else settings.common
         before = [step for step in available if step <= last]
         fitted = tuple(spread(before, settings.trajectory)) if settings.trajectory else ()
+        # Every snapshot that decides the plane decides the slice, too.
+        decisive = {"fitted": "-".join(map(snapshots.checksum, fitted))} if settings.directions == "pca" else {}
         shown, plane = fitted, None
         if settings.common is not None:
             shown = tuple(sorted({*fitted, *anchors})) if fitted else ()
             plane = settings.identity(
-                fitted=fitted if settings.directions == "pca" else (), snapshot=space.checksum(settings.common),
-                run=run.id, split=SPLIT, num_examples=examples,
+                fitted_steps=fitted if decisive else (), snapshot=space.checksum(settings.common),
+                run=run.id, split=SPLIT, num_examples=examples, **decisive,
             )  # fmt: skip
         snapshot = "-".join(space.checksum(step) for step in anchors)
-        more = {} if plane is None else {"plane": plane}
+        more = decisive if plane is None else {**decisive, "plane": plane}
         identity = settings.identity(
             anchors=anchors, trajectory_steps=shown, snapshot=snapshot, split=SPLIT, num_examples=examples, **more
         )

@@ -42,6 +42,7 @@ def flatness(
 ) -> None:
     """Widths of random slices, λ_max and the gap of the same snapshots in one table, and how they rank together."""
     from landscape.analysis.flatness import flatness_correlations, flatness_table
+    from landscape.analysis.rank_correlation import correlation_sentence
     from landscape.cli.selection import select_runs
 
     if output is not None and output.suffix not in FORMATS:
@@ -68,7 +69,7 @@ def flatness(
     else:
         typer.echo(output)
     for row in correlations.to_dict("records"):
-        typer.echo(_correlation(row))
+        typer.echo(correlation_sentence(row))
 
 
 def _write(path: Path, table: pd.DataFrame, correlations: pd.DataFrame) -> None:
@@ -87,8 +88,10 @@ def _write(path: Path, table: pd.DataFrame, correlations: pd.DataFrame) -> None:
 def _print_table(table: pd.DataFrame) -> None:
     from rich.table import Table
 
+    from landscape.analysis.flatness import kind_of_slices
+
     balanced = bool(table["lambda_max_balanced"].notna().any())
-    shown = Table(title=_kind(table), title_justify="left")
+    shown = Table(title=kind_of_slices(table), title_justify="left")
     shown.add_column("run")
     headings = ["step", "loss", "width", "anisotropy", "nonconvexity", "λ_max (residual)", "balanced", "gap"]
     for heading in headings:
@@ -103,18 +106,6 @@ def _print_table(table: pd.DataFrame) -> None:
     stdout().print(shown)
 
 
-def _kind(table: pd.DataFrame) -> str:
-    """Of which slices the table is; it holds one kind."""
-    found = table.dropna(subset=["dims"])
-    if found.empty:
-        return "no random slices"
-    first = found.iloc[0]
-    return (
-        f"{first['dims']:.0f}D slices of radius {first['radius']:g} on {first['num_examples']:.0f} examples, "
-        "± standard error over directions"
-    )
-
-
 def _with_error(row: dict[str, Any], name: str) -> str:
     error = row[f"{name}_error"]
     return _number(row[name]) + (f" ± {error:.2g}" if math.isfinite(error) else "")
@@ -126,14 +117,3 @@ def _eigenvalue(row: dict[str, Any], name: str) -> str:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}"
-
-
-def _correlation(row: dict[str, Any]) -> str:
-    runs = f"{row['num_runs']} run{'' if row['num_runs'] == 1 else 's'}"
-    if math.isnan(row["spearman"]):
-        return f"{row['x']} ~ {row['y']}: {row['remark']}"
-    remark = f"; {row['remark']}" if row["remark"] else ""
-    return (
-        f"{row['x']} ~ {row['y']}: Spearman ρ = {row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}], 95 % by "
-        f"bootstrap of {row['resampled']}, n = {row['n']} of {runs}{remark}"
-    )

@@ -83,10 +83,15 @@ def _filling(item: SliceFile) -> str:
     bound = max((draw["error_bound"] for draw in facts), default=math.nan)
     tested = min((draw["num_held_out"] for draw in facts), default=0)
     missed = "" if all(draw["converged"] for draw in facts) else ", more than was asked for"
-    return (
+    said = (
         f"{int(item.evaluated.sum())} of {item.evaluated.size} points measured, the others interpolated: "
-        f"error at most {bound:.2g} nats by {tested} held-out points{missed}."
+        f"error at most {bound:.2g} nats by {tested} held-out points{missed}"
     )
+    surest = [draw for draw in facts if draw.get("coverage")]
+    if len(surest) < len(facts) or not facts:
+        return f"{said}."
+    share, error = min(draw["coverage"] for draw in surest), max(draw["held_out_error"] for draw in surest)
+    return f"{said}; with 95 % confidence {share:.1%} of them are within {error:.2g}."
 
 
 def _flatness(item: SliceFile) -> str:

@@ -1,5 +1,6 @@
 """The static report: one HTML file a store."""
 
 from landscape.report.page import render_page, write_report
+from landscape.report.sheet import Part, Sheet, Words, render_sheet
 
-__all__ = ["render_page", "write_report"]
+__all__ = ["Part", "Sheet", "Words", "render_page", "render_sheet", "write_report"]

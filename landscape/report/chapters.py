@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape.plots import (
     CurveSet,
@@ -21,7 +21,11 @@ from landscape.plots import (
 )
 from landscape.plots.data import distinct, format_rate, group
 from landscape.report.figure import ReportFigure
+from landscape.report.flatness import FlatnessTable, flatness_chapter
 from landscape.report.tables import glance_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_SLICES = 8
 """Pictures of slices in a chapter."""
@@ -35,9 +39,10 @@ class Experiment:
     title: str
     glance: dict[str, Any]
     figures: dict[str, tuple[ReportFigure, ...]]
+    flatness: FlatnessTable | None
 
 
-def experiments(runs: Sequence[RunData]) -> list[Experiment]:
+def experiments(runs: Sequence[RunData], flatness: pd.DataFrame | None = None) -> list[Experiment]:
     """One chapter a model and task, in the order of their names."""
     settings = sorted({(str(run.cell.model), str(run.cell.task)) for run in runs})
     chapters = []
@@ -51,7 +56,8 @@ def experiments(runs: Sequence[RunData]) -> list[Experiment]:
             )
             for kind, make in CHAPTER.items()
         }
-        chapters.append(Experiment(f"experiment-{number}", f"{model} on {task}", glance_table(members), figures))
+        name, table = f"{model} on {task}", flatness_chapter(flatness, members)
+        chapters.append(Experiment(f"experiment-{number}", name, glance_table(members), figures, table))
     return chapters
 
 

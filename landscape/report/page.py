@@ -17,9 +17,12 @@ from landscape.plots import RunData
 from landscape.plots.data import distinct, format_rate, group
 from landscape.report.chapters import experiments
 from landscape.report.figure import ReportFigure
+from landscape.report.flatness import flatness_by_run
 from landscape.report.tables import run_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from landscape.store import Store
 
 TEMPLATES = Path(__file__).parent / "template"
@@ -47,13 +50,16 @@ def write_report(
     store = store if isinstance(store, Store) else Store.open(store)
     path = Path(path)
     loaded = load_runs(store, where)
+    flatness, problems = flatness_by_run(store, loaded.runs)
+    known = {problem for run in loaded.runs for problem in run.problems}
     page = render_page(
         loaded.runs,
         title=title,
         name=store.path.absolute().name,
         where=where,
         unreadable=loaded.unreadable,
-        damaged=loaded.damaged,
+        damaged=[*loaded.damaged, *(line for line in problems if line not in known)],
+        flatness=flatness,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,13 +77,15 @@ def render_page(
     where: str | None = None,
     unreadable: Sequence[str] = (),
     damaged: Sequence[str] = (),
+    flatness: pd.DataFrame | None = None,
 ) -> str:
     """The page's HTML. Every string of the store is escaped: by Jinja in the page, by the renderer in figures.
 
     Args:
         name: of the store.
         unreadable: one line a run that could not be read, for the page to name.
-        damaged: one line a damaged slice of several runs.
+        damaged: one line a damaged file that no run of the table names.
+        flatness: of these runs, from `landscape.analysis.flatness.flatness_table`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -102,7 +110,7 @@ def render_page(
         states=Counter(run.state for run in runs),
         papers=papers,
         unsupported=unsupported,
-        experiments=experiments(runs),
+        experiments=experiments(runs, flatness),
         runs=run_table(runs),
         unreadable=unreadable,
         damaged=damaged,

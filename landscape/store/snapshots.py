@@ -79,6 +79,14 @@ class SnapshotReader:
             raise StoreError(f"{self._files.data}: the snapshot of step {step} is damaged (checksum)")
         return self.layout.views(buffer)
 
+    def checksum(self, step: int) -> str:
+        """CRC-32, in hex, of a snapshot's bytes as it was written; nothing is read but the index.
+
+        Raises:
+            StoreError: there is no snapshot of this step (the nearest is named).
+        """
+        return f"{self._entry(step).crc32:08x}"
+
     def damaged_steps(self) -> list[int]:
         """Steps whose records do not match their checksum; reads every record."""
         self._index.refresh()

@@ -12,7 +12,7 @@ import torch
 from landscape import slices
 from landscape.analysis import restore
 from landscape.analysis.slice_settings import SliceSettings
-from landscape.analysis.slices import analyze_slice, results_of, spread, summary
+from landscape.analysis.slices import analyze_slice, results_of, spread, summary, targets
 from landscape.errors import StoreError, UsageError
 from landscape.loss import forward_losses, mean_loss
 from landscape.slices import Coordinates, random_direction
@@ -148,6 +148,9 @@ def test_adaptive_filling_agrees_with_the_whole_grid(run: Run) -> None:
     assert np.isnan(filled.standard_error[~filled.evaluated]).all()
     assert filled.info["draws"][0]["converged"]
     assert summary(filled)["error_bound"] <= 0.05 * np.ptp(whole.loss)
+    facts = filled.info["draws"][0]
+    assert 0 < facts["held_out_error"] < facts["error_bound"]
+    assert 0.5 < facts["coverage"] < 1 <= facts["num_tests"]
 
 
 def test_an_interrupted_slice_goes_on_row_by_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +205,18 @@ def test_what_is_known_is_only_read(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(sliced(run).loss, first.loss)
     with pytest.raises(TypeError):
         sliced(run, seed=1)
+
+
+def test_every_snapshot_that_decides_a_plane_decides_its_name(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = [SliceSettings(directions="pca"), SliceSettings(directions="pca", common=4), SliceSettings(trajectory=3)]
+
+    def names() -> list[str]:
+        return [targets(run, settings.checked(), [4])[0].identity for settings in variants]
+
+    before = names()
+    recorded = SnapshotReader.checksum
+    monkeypatch.setattr(SnapshotReader, "checksum", lambda self, step: "x" if step == 2 else recorded(self, step))
+    assert [old != new for old, new in zip(before, names(), strict=True)] == [True] * len(variants)
 
 
 def test_a_snapshot_without_directions_does_not_stop_the_others(run: Run) -> None:
