@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from landscape.analysis.rank_correlation import rank_correlations
+from landscape.analysis.series import SPLIT
 from landscape.analysis.sharpness import SHARPNESS_FILE
 from landscape.analysis.tables import read_rows
 from landscape.errors import UsageError, unknown
@@ -22,6 +23,9 @@ NUMBERS = tuple(name for number in FLATNESS for name in (number, f"{number}_erro
 EIGENVALUES = ("lambda_max", "lambda_max_residual", "lambda_max_balanced", "lambda_max_balanced_residual")
 FLOATS = ("loss", *NUMBERS, *EIGENVALUES, "gap", "gap_error")
 COLUMNS = (*RUN_COLUMNS, "step", *FLOATS, "num_draws", "dims", "radius", "points", "num_examples", "slice")
+
+LATER = {"split": SPLIT}
+"""What the settings of slices mean that were made before they had these keys."""
 
 PAIRS = (
     ("width", "lambda_max"), ("width", "gap"), ("lambda_max", "gap"), ("width", "lambda_max_balanced"),
@@ -41,9 +45,9 @@ def flatness_table(
     """Flatness of slices along random directions, λmax and the gap of the same snapshots; nothing is measured.
 
     A row for every captured step of which there is such a slice or a largest eigenvalue of the Hessian; what was not
-    analyzed is NaN. Numbers of slices compare only within one kind, so the table holds one: one number of dimensions,
-    radius and set of examples, by default those that most snapshots have (of equally many: 2D, then the largest). Of
-    several such slices of a snapshot the one with most draws counts.
+    analyzed is NaN. Numbers of slices compare only within one kind, so the table holds one: of the probe split in the
+    model's own precision; of one number of dimensions, radius and set of examples, by default those that most snapshots
+    have (of equally many: 2D, then the largest). Of several such slices of a snapshot the one with most draws counts.
 
     Args:
         space, normalization, delta: of the slices; ``delta`` is the rise of the loss, in nats, of ``width``.
@@ -67,7 +71,7 @@ def flatness_table(
             raise unknown(key, value, allowed)
     if dims not in (None, 1, 2):
         raise UsageError(f"dims: {dims}; allowed: 1, 2")
-    wanted = {"space": space, "normalization": normalization, "delta": float(delta)}
+    wanted = {"space": space, "normalization": normalization, "delta": float(delta), "split": SPLIT, "precision": None}
     wanted |= {key: value for key, value in (("dims", dims), ("radius", radius)) if value is not None}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     listed = list(runs)
@@ -110,7 +114,7 @@ def _slices(run: Run, wanted: dict[str, Any]) -> list[dict[str, Any]]:
         own = settings.get("common") in (None, step)
         if item.flatness is None or settings["directions"] != "random" or not own:
             continue
-        if all(settings[key] == value for key, value in wanted.items()):
+        if all(settings.get(key, LATER.get(key)) == value for key, value in wanted.items()):
             found.append(_numbers(run, item, path.name))
     return found
 

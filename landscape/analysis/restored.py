@@ -45,14 +45,21 @@ class RestoredRun:
         _copy(captured, trainable, f"the snapshot of step {step}")
 
     def probe(self, num_examples: int | None = None, batch_size: int | None = None) -> list[dict[str, Tensor]]:
-        """Batches of the probe split: of its first ``num_examples``, default all of them.
+        """`examples` of the probe split."""
+        return self.examples("probe", num_examples, batch_size)
+
+    def examples(
+        self, split: str, num_examples: int | None = None, batch_size: int | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Batches of a split: of its first ``num_examples``, default all of them.
 
         Args:
+            split: ``probe`` or ``eval``.
             batch_size: default: the config's ``per_device_eval_batch_size``.
         """
-        split = self.data.probe
-        indices = range(min(num_examples or len(split), len(split)))
-        return list(split.batches(batch_size or self.batch_size, indices))
+        rows = {"probe": self.data.probe, "eval": self.data.eval}[split]
+        indices = range(min(num_examples or len(rows), len(rows)))
+        return list(rows.batches(batch_size or self.batch_size, indices))
 
 
 def restore(run: Run, step: int, *, device: str | None = None) -> tuple[nn.Module, TaskData]:

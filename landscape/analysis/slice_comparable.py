@@ -28,19 +28,20 @@ def check_comparable(runs: Sequence[Run]) -> None:
     _refuse_difference(runs[0], runs[1:], [_described(run) for run in runs])
 
 
-def check_same_surface(runs: Sequence[Run], first: RestoredRun) -> None:
-    """Refuse runs whose frozen weights, scalings or probe examples differ; every other run is built for a moment.
+def check_same_surface(runs: Sequence[Run], first: RestoredRun, split: str) -> None:
+    """Refuse runs whose frozen weights, scalings or examples differ; every other run is built for a moment.
 
     Args:
         first: the first of the runs.
+        split: whose examples; ``probe`` or ``eval``.
 
     Raises:
         UsageError: names the first difference.
         StoreError: changed model or data.
     """
-    own = _surface(first)
+    own = _surface(first, split)
     for other in runs[1:]:
-        _refuse_difference(runs[0], [other], [own, _surface(open_run(other, device="cpu"))])
+        _refuse_difference(runs[0], [other], [own, _surface(open_run(other, device="cpu"), split)])
 
 
 Fact = tuple[Any, str]
@@ -55,7 +56,7 @@ def _refuse_difference(first: Run, others: Sequence[Run], facts: Sequence[Mappin
             if own != value:
                 raise UsageError(
                     f"{key}: {shown} in run {first.id}, {also} in run {other.id}; runs on one plane share model, task, "
-                    "probe and adapter"
+                    "examples and adapter"
                 )
 
 
@@ -73,9 +74,9 @@ def _described(run: Run) -> dict[str, Fact]:
     return facts
 
 
-def _surface(restored: RestoredRun) -> dict[str, Fact]:
-    probe = restored.data.probe.fingerprint
-    facts: dict[str, Fact] = {"probe": (probe, f"examples {probe[:8]}")}
+def _surface(restored: RestoredRun, split: str) -> dict[str, Fact]:
+    found = getattr(restored.data, split).fingerprint
+    facts: dict[str, Fact] = {split: (found, f"examples {found[:8]}")}
     for name, module in restored.model.named_modules():
         # A scaling by adapter name is LoRA's; attention has one of its own that is a number.
         if isinstance(scaling := getattr(module, "scaling", None), dict):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.analysis.cost import GRADIENTS_PER_PRODUCT, search_work
 from landscape.analysis.restored import open_run
+from landscape.analysis.series import SPLIT
 from landscape.analysis.slice_settings import SliceSettings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class SliceEstimate:
 
     Attributes:
         slices: to measure; ``known``, measured already.
-        forwards: (fewest, most) forward passes over the probe, of all of them.
+        forwards: (fewest, most) forward passes over the examples, of all of them.
         seconds: (fewest, most), all in all; None where it could not be timed. Points that are evaluated together cost
             less than a forward pass each.
         forward_seconds: of one, by the id of the run that it was timed on.
@@ -57,7 +58,10 @@ class SliceEstimate:
             return counts + (f"; no estimate ({problems})" if problems else "")
         made = [
             f"{_range(*self.forwards)} forward passes",
-            *(f"one took {seconds:.2g} s on the probe of {run_id}" for run_id, seconds in self.forward_seconds.items()),
+            *(
+                f"one took {seconds:.2g} s on the examples of {run_id}"
+                for run_id, seconds in self.forward_seconds.items()
+            ),
             f"{processes} at a time",
         ]
         unit, size = ("min", 60) if self.seconds[1] >= 120 else ("s", 1)
@@ -70,7 +74,7 @@ class SliceEstimate:
 
 
 def forwards(settings: SliceSettings, num_projected: int) -> tuple[int, int]:
-    """(fewest, most) forward passes over the probe for a slice, with checked settings; a gradient counts as 3.
+    """(fewest, most) forward passes over the examples for a slice, with checked settings; a gradient counts as 3.
 
     Args:
         num_projected: snapshots that are projected on it.
@@ -125,8 +129,10 @@ def estimate_slices(
     )
 
 
-def time_forward(run: Run, step: int, *, num_examples: int | None = None, device: str | None = None) -> float:
-    """Seconds of a forward pass over the probe at a captured step: of its longest batch, scaled up by tokens.
+def time_forward(
+    run: Run, step: int, *, split: str = SPLIT, num_examples: int | None = None, device: str | None = None
+) -> float:
+    """Seconds of a forward pass over a split at a captured step: of its longest batch, scaled up by tokens.
 
     Raises:
         StoreError, UsageError: as `landscape.analysis.open_run`.
@@ -138,7 +144,7 @@ def time_forward(run: Run, step: int, *, num_examples: int | None = None, device
 
     restored = open_run(run, device=device)
     restored.load(step)
-    batches = restored.probe(num_examples)
+    batches = restored.examples(split, num_examples)
     tokens = [batch["input_ids"].numel() for batch in batches]
     longest = max(range(len(batches)), key=tokens.__getitem__)
     place = next(restored.model.parameters()).device

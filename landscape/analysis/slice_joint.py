@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.analysis.checks import check_counts
 from landscape.analysis.restored import check_steps, open_run
-from landscape.analysis.series import SPLIT
 from landscape.analysis.slice_comparable import check_comparable, check_same_surface
 from landscape.analysis.slice_measurement import RunPath, measure_slice
 from landscape.analysis.slice_planes import Snapshots, principal, through
@@ -84,14 +83,14 @@ def analyze_joint_slice(
     if path.is_file():
         return read_slice(path)
     restored = open_run(goal.runs[0], device=device)
-    check_same_surface(goal.runs, restored)
+    check_same_surface(goal.runs, restored, settings.split)
     ids = [run.id for run in goal.runs]
     info: dict[str, Any] = {
         "id": goal.identity, "run": ids[0], "runs": ids, "step": None, "anchors": list(goal.anchors),
         "snapshot": list(goal.snapshots),
     }  # fmt: skip
     paths = [RunPath(run.id, run.snapshots(), steps) for run, steps in zip(goal.runs, goal.paths, strict=True) if steps]
-    model, batches = restored.model, restored.probe(settings.num_examples, batch_size)
+    model, batches = restored.model, restored.examples(settings.split, settings.num_examples, batch_size)
     try:
         if settings.directions == "pca":
             snapshots = Snapshots([place for path in paths for place in path.places])
@@ -137,7 +136,7 @@ def joint_target(runs: Sequence[Run], settings: SliceSettings, until: int | None
         paths.append(path)
         checksums.append("-".join(snapshots.checksum(step) for step in (path if count == 1 else (last,))))
     identity = settings.identity(
-        runs=[run.id for run in runs], anchors=anchors, trajectory_steps=paths, snapshot=checksums, split=SPLIT,
-        num_examples=settings.num_examples or runs[0].config.probe_examples,
+        runs=[run.id for run in runs], anchors=anchors, trajectory_steps=paths, snapshot=checksums,
+        num_examples=settings.num_examples or getattr(runs[0].config, f"{settings.split}_examples"),
     )  # fmt: skip
     return JointTarget(tuple(runs), tuple(anchors), tuple(paths), tuple(checksums), identity)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape.analysis.series import SPLIT
 from landscape.analysis.slice_planes import Batches, Placement, Snapshots
 from landscape.analysis.slice_settings import SliceSettings
 from landscape.analysis.slice_summary import completed
@@ -16,6 +15,7 @@ from landscape.store.slices import SliceFile, SliceTrajectory, read_slice, slice
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import nn
 
     from landscape.slices import Row, SliceResult
@@ -61,14 +61,14 @@ def measure_slice(
     from tqdm import tqdm
 
     unfinished = slice_path(folder, settings.dims, info["id"], finished=False)
-    full = {**info, "split": SPLIT, "settings": asdict(settings), "draws": [], **placement.facts}
+    full = {**info, "split": settings.split, "settings": asdict(settings), "draws": [], **placement.facts}
     sheet = _Sheet(unfinished, settings, placement, full)
     with tqdm(total=settings.num_points[1], desc=label, disable=label is None) as bar:
         bar.update(sheet.num_finished)
         for draw in range(len(sheet.item.info["draws"]), settings.draws):
             sheet.finish(draw, _draw(model, batches, settings, placement, sheet, draw, bar))
         for path in paths[len(sheet.item.trajectories) :]:
-            sheet.add(_projected(model, batches, placement, path))
+            sheet.add(_projected(model, batches, settings, placement, path))
     write_slice(slice_path(folder, settings.dims, info["id"]), completed(sheet.item))
     unfinished.unlink(missing_ok=True)
 
@@ -100,7 +100,7 @@ def _draw(
     from landscape.slices import adaptive_slice, loss_slice
 
     options: dict[str, Any] = {name: getattr(settings, name) for name in ("dims", "normalization", "space", "seed")}
-    options |= {"axes": placement.axes, "origin": placement.origin, "draw": draw}
+    options |= {"axes": placement.axes, "origin": placement.origin, "draw": draw, "autocast": autocast(settings)}
     if placement.directions is not None:
         options |= {"directions": placement.directions(draw), "normalization": "none"}
     if settings.tolerance is not None:
@@ -124,13 +124,24 @@ def _draw(
     return _Draw(loss_slice(model, batches, finished=sheet.rows(draw), on_row=keep, **options), True, {})
 
 
-def _projected(model: nn.Module, batches: Batches, placement: Placement, path: RunPath) -> SliceTrajectory:
+def autocast(settings: SliceSettings) -> torch.dtype | None:
+    """The settings' precision as `landscape.slices` takes it."""
+    import torch
+
+    return None if settings.precision is None else getattr(torch, settings.precision)
+
+
+def _projected(
+    model: nn.Module, batches: Batches, settings: SliceSettings, placement: Placement, path: RunPath
+) -> SliceTrajectory:
     """A run on the plane of a slice, with the model where the slice was placed."""
     import numpy as np
 
     from landscape.slices import trace_trajectory
 
-    traced = trace_trajectory(model, batches, placement.plane(model), Snapshots(path.places))
+    traced = trace_trajectory(
+        model, batches, placement.plane(model), Snapshots(path.places), autocast=autocast(settings)
+    )
     names = ("coordinates", "distance", "loss", "standard_error", "surface_loss", "explained_variance")
     return SliceTrajectory(path.run, np.array(path.steps, np.int64), **{name: getattr(traced, name) for name in names})
 

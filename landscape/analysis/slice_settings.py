@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from landscape.analysis.checks import check_counts
+from landscape.analysis.series import SPLIT
 from landscape.errors import UsageError, unknown
 
 DIRECTIONS = ("random", "update", "gradient", "top", "pca", "line")
@@ -19,6 +20,12 @@ first one's length."""
 
 THROUGH_SNAPSHOTS = ("pca", "line")
 """Planes that snapshots lie on: drawn as they are, over the extent of the snapshots."""
+
+EVALUATION_SPLITS = ("probe", "eval")
+"""``probe``: a fixed subset of the training examples; ``eval``: held-out ones."""
+
+PRECISIONS = ("bfloat16", "float16")
+"""Of autocast, instead of the model's own."""
 
 DEFAULT_RADIUS = 1.0
 DEFAULT_TRAJECTORY = 32
@@ -41,7 +48,9 @@ class SliceSettings:
         directions: one of `DIRECTIONS`; default: ``random``, or ``pca`` where a trajectory is asked for.
         draws: how many pairs (1D: single ones) of random directions.
         seed: of what is random.
-        num_examples: only the first so many of the probe split; default: all.
+        split: one of `EVALUATION_SPLITS`, on which everything is measured.
+        num_examples: only the first so many of the split; default: all.
+        precision: one of `PRECISIONS`, of forward passes on the slice; default: the model's own.
         tolerance: fill the grid adaptively: largest error of what is interpolated, as a share of the range of the
             losses; default: measure every point.
         trajectory: project so many of the run's snapshots, evenly spaced up to this one, on the plane of the first
@@ -64,6 +73,8 @@ class SliceSettings:
     trajectory: int | None = None
     delta: float = 0.1
     common: int | None = None
+    split: str = SPLIT
+    precision: str | None = None
 
     def checked(self, *, joint: bool = False) -> SliceSettings:
         """With every default in place but a radius that depends on what is measured.
@@ -93,10 +104,14 @@ class SliceSettings:
             trajectory=trajectory,
             delta=float(self.delta),
         )
-        names = {"directions": DIRECTIONS, "normalization": NORMALIZATIONS, "space": SPACES}
+        names = {
+            "directions": DIRECTIONS, "normalization": NORMALIZATIONS, "space": SPACES, "split": EVALUATION_SPLITS,
+        }  # fmt: skip
         for key, allowed in names.items():
             if getattr(full, key) not in allowed:
                 raise unknown(key, getattr(full, key), allowed)
+        if full.precision is not None and full.precision not in PRECISIONS:
+            raise unknown("precision", full.precision, PRECISIONS)
         full._check_numbers()
         full._check_combinations()
         if joint:
@@ -161,7 +176,8 @@ class SliceSettings:
 
     def identity(self, **places: Any) -> str:
         """Short hash of these settings and of where they are applied."""
-        # Left out where it is not used: slices from before there was such a setting keep their names.
-        own = {key: value for key, value in asdict(self).items() if key != "common" or value is not None}
+        # Left out where they are not used: slices from before there were such settings keep their names.
+        later = ("common", "precision")
+        own = {key: value for key, value in asdict(self).items() if key not in later or value is not None}
         described = json.dumps({**own, **places}, sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:12]

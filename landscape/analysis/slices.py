@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.analysis.checks import check_counts
 from landscape.analysis.restored import RestoredRun, check_steps, open_run
-from landscape.analysis.series import SPLIT
 from landscape.analysis.slice_measurement import RunPath, measure_slice
 from landscape.analysis.slice_planes import Batches, Placement, place
 from landscape.analysis.slice_settings import SliceSettings
@@ -88,7 +87,7 @@ def analyze_slice(
     files = {goal: slice_path(run.analysis_dir, settings.dims, goal.identity) for goal in goals}
     if missing := [goal for goal in goals if not files[goal].is_file()]:
         restored = open_run(run, device=device)
-        batches = restored.probe(settings.num_examples, batch_size)
+        batches = restored.examples(settings.split, settings.num_examples, batch_size)
         common = _common_placement(run, restored, batches, settings, goals[0])
         problems = [_measure(run, restored, batches, settings, goal, common, progress) for goal in missing]
         if found := [problem for problem in problems if problem is not None]:
@@ -114,7 +113,7 @@ def targets(run: Run, settings: SliceSettings, steps: Iterable[int] | None = Non
     if settings.common is not None:
         check_steps(run, [settings.common])
     space = CapturedSpace(run, "adapter")
-    examples = settings.num_examples or run.config.probe_examples
+    examples = settings.num_examples or getattr(run.config, f"{settings.split}_examples")
     made = []
     for anchors in [tuple(chosen)] if count > 1 else [(step,) for step in chosen]:
         last = anchors[-1] if settings.common is None or settings.directions != "pca" else settings.common
@@ -127,12 +126,12 @@ def targets(run: Run, settings: SliceSettings, steps: Iterable[int] | None = Non
             shown = tuple(sorted({*fitted, *anchors})) if fitted else ()
             plane = settings.identity(
                 fitted_steps=fitted if decisive else (), snapshot=space.checksum(settings.common),
-                run=run.id, split=SPLIT, num_examples=examples, **decisive,
+                run=run.id, num_examples=examples, **decisive,
             )  # fmt: skip
         snapshot = "-".join(space.checksum(step) for step in anchors)
         more = decisive if plane is None else {**decisive, "plane": plane}
         identity = settings.identity(
-            anchors=anchors, trajectory_steps=shown, snapshot=snapshot, split=SPLIT, num_examples=examples, **more
+            anchors=anchors, trajectory_steps=shown, snapshot=snapshot, num_examples=examples, **more
         )
         made.append(Target(anchors, fitted, shown, snapshot, identity, plane))
     return made

@@ -57,7 +57,11 @@ JointOption = Annotated[
 ]
 DrawsOption = Annotated[int, typer.Option(min=1, help="So many independent random directions or pairs.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of the random directions.")]
-ExamplesOption = Annotated[int | None, typer.Option(min=1, help="Only so many of the probe split's examples.")]
+SplitOption = Annotated[str, typer.Option(help="Measure on the probe split (training examples) or on eval (held out).")]
+ExamplesOption = Annotated[int | None, typer.Option(min=1, help="Only so many of the split's examples.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="bfloat16 or float16: forward passes under autocast (default: the model's own).")
+]
 AdaptiveOption = Annotated[bool, typer.Option("--adaptive", help="Interpolate where that is good enough.")]
 ToleranceOption = Annotated[
     float | None,
@@ -92,7 +96,9 @@ def _command(dims: int, points: int, summary: str) -> Callable[..., None]:
         joint: JointOption = False,
         draws: DrawsOption = 1,
         seed: SeedOption = 0,
+        split: SplitOption = "probe",
         num_examples: ExamplesOption = None,
+        precision: PrecisionOption = None,
         adaptive: AdaptiveOption = False,
         tolerance: ToleranceOption = None,
         trajectory: TrajectoryOption = None,
@@ -105,7 +111,7 @@ def _command(dims: int, points: int, summary: str) -> Callable[..., None]:
             "dims": dims, "points": points, "radius": radius, "normalization": normalization, "space": space,
             "directions": directions, "draws": draws, "seed": seed, "num_examples": num_examples,
             "tolerance": TOLERANCE if adaptive and tolerance is None else tolerance, "trajectory": trajectory,
-            "delta": delta, "common": common,
+            "delta": delta, "common": common, "split": split, "precision": precision,
         }  # fmt: skip
         request = _Request(store, where, steps, options, joint)
         _slices(request, workers=workers, dry_run=dry_run, as_json=as_json)
@@ -276,7 +282,7 @@ def _estimate(
         passes[key] = [forwards(settings, projected) for path, projected in job.files.items() if not path.is_file()]
         if passes[key]:
             config = job.run.config
-            kind = (config.model, config.task, config.dtype, config.method == "full", config.rank)
+            kind = (config.model, config.task, config.dtype, config.rank)
             same_cost.setdefault(kind, []).append(key)
     stands_for = {key: jobs[keys[0]].run.id for keys in same_cost.values() for key in keys}
     timings = {
@@ -284,6 +290,7 @@ def _estimate(
             "store": job.arguments["store"],
             "run_id": job.run.id,
             "step": job.first_step,
+            "split": settings.split,
             "num_examples": settings.num_examples,
         }
         for job in (jobs[keys[0]] for keys in same_cost.values())

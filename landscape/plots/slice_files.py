@@ -274,7 +274,7 @@ def _line(item: SliceFile, label: str, color: str, known: Runs, *, alone: bool) 
 
 def _measured(item: SliceFile, known: Runs) -> Measured:
     settings, info = item.info["settings"], item.info
-    methods = {known[run_id].method for run_id in item.runs if run_id in known}
+    ranks = {known[run_id].cell.rank for run_id in item.runs if run_id in known}
     return Measured(
         settings["space"],
         settings["normalization"],
@@ -282,7 +282,8 @@ def _measured(item: SliceFile, known: Runs) -> Measured:
         info["num_labels"],
         info["metric"],
         info["precision"],
-        has_gauge=methods != {"full"},
+        info["split"],
+        has_gauge=ranks != {None},
     )
 
 

@@ -31,6 +31,7 @@ class Measured:
     num_labels: int
     metric: str = "loss"
     precision: str = ""
+    split: str = ""
     has_gauge: bool = True
 
     @property
@@ -41,7 +42,8 @@ class Measured:
     def notes(self) -> list[str]:
         """Space, normalization, size of the evaluation set, and what the picture depends on."""
         precision = f", {self.precision}" if self.precision else ""
-        size = f"{self.num_examples} examples ({self.num_labels} labels{precision})"
+        of = f" of the {self.split} split" if self.split else ""
+        size = f"{self.num_examples} examples{of} ({self.num_labels} labels{precision})"
         first = f"Space: {self.space}. Normalization: {self.normalization}. Measured on {size}."
         if not self.has_gauge:
             return [first]

@@ -4,24 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from landscape.config import RunConfig
+from landscape.errors import StoreError
+from landscape.sweeps.engines.base import describe
+
+if TYPE_CHECKING:
+    from landscape.store import Run
 
 
-def train_cell(config: dict[str, Any], store: str) -> dict[str, Any]:
+def train_cell(config: dict[str, Any], store: str, expired: Sequence[Any] | None = None) -> dict[str, Any]:
     """Train one run (resuming what is there); what went wrong is raised, and in the run's status.
 
+    Args:
+        expired: the mark of another process's lease on the run that the caller has seen expire.
+
     Returns:
-        run_id, state, step, and ``warnings``, what the toolkit logged on the way: a worker's own output is not shown.
+        ``state``, ``held`` where another process is at work on the run; run_id, step, and ``warnings``, what the
+        toolkit logged on the way: a worker's own output is not shown. Where the disk is full, ``disk_full`` and
+        ``error``.
     """
+    from landscape.store import LeaseHeldError, LeaseLostError
     from landscape.training import train
 
+    mark = (int(expired[0]), str(expired[1])) if expired else None
     with _warnings_of_ours() as messages:
-        result = train(RunConfig.parse(config), store)
+        try:
+            result = train(RunConfig.parse(config), store, expired=mark)
+        except (LeaseHeldError, LeaseLostError):
+            return {"state": "held"}
+        except StoreError as error:
+            if not _is_disk_full(error):
+                raise
+            return {"state": "failed", "disk_full": True, "error": describe(error), "warnings": messages}
     return {"run_id": result.run_id, "state": result.state, "step": result.step, "warnings": messages}
+
+
+def is_ours(run: Run) -> bool:
+    """Whether this toolkit can train the run: it was neither imported nor captured from somebody else's trainer."""
+    config = run.config
+    return type(config) is RunConfig and config.task != "external"
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextlib.contextmanager
@@ -129,9 +163,9 @@ def analyze_joint_slice_cell(
     return [summary(analyze_joint_slice(opened, runs, SliceSettings(**options), until, progress=progress))]
 
 
-def time_forward_cell(store: str, run_id: str, step: int, num_examples: int | None) -> float:
-    """Seconds of a forward pass over the probe of this run."""
+def time_forward_cell(store: str, run_id: str, step: int, split: str, num_examples: int | None) -> float:
+    """Seconds of a forward pass over a split of this run."""
     from landscape.analysis.slice_cost import time_forward
     from landscape.store import Store
 
-    return time_forward(Store.open(store).get(run_id), step, num_examples=num_examples)
+    return time_forward(Store.open(store).get(run_id), step, split=split, num_examples=num_examples)

@@ -69,6 +69,8 @@ def test_the_command_fails_for_what_is_undefined(run: Run) -> None:
 USAGE: list[tuple[list[str], str]] = [
     (["--radius", "0"], "radius: 0.0; allowed: numbers greater than 0"),
     (["--tolerance", "2"], "tolerance: 2.0; allowed"),
+    (["--split", "train"], "split: 'train' is not known; allowed: eval, probe"),
+    (["--precision", "float8"], "precision: 'float8' is not known; allowed: bfloat16, float16"),
     (["--directions", "randm"], "Did you mean 'random'?"),
     (["--steps", "9"], "--steps: no snapshot at step 9; the nearest is 4"),
     (["--steps", "a"], "--steps: 'a' is not a whole number"),

@@ -231,15 +231,17 @@ def test_other_scalings_and_probes_are_refused(three_methods: Store, monkeypatch
     runs = three_methods.runs()[:2]
     first, second = (open_run(run, device="cpu") for run in runs)
     monkeypatch.setattr("landscape.analysis.slice_comparable.open_run", lambda run, **options: second)
-    check_same_surface(runs, first)
+    check_same_surface(runs, first, "probe")
     layer: Any = second.model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     layer.scaling["default"] *= 2
     with pytest.raises(UsageError, match=r"q_proj\.scaling: {'default': 8.0} in run ggpo-.*, {'default': 16.0} in run"):
-        check_same_surface(runs, first)
+        check_same_surface(runs, first, "probe")
     rows: Any = second.data.probe.examples.rows
     rows.targets[0] = "changed"
+    layer.scaling["default"] /= 2
     with pytest.raises(UsageError, match=r"probe: examples \w{8} in run ggpo-\S+, examples \w{8} in run lora-"):
-        check_same_surface(runs, first)
+        check_same_surface(runs, first, "probe")
+    check_same_surface(runs, first, "eval")
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
@@ -287,7 +289,7 @@ def test_the_command(three_methods: Store) -> None:
     assert fewest == most == 9 + 2 * 9 + 1
     assert result.stdout.startswith("1 slice of 3 runs to measure: about ")
     assert f"({most} forward passes; one took " in result.stdout
-    assert f"on the probe of {three_methods.runs()[0].id};" in result.stdout
+    assert f"on the examples of {three_methods.runs()[0].id};" in result.stdout
     result = invoke(*command(three_methods, "--json"))
     assert result.exit_code == 0, result.output
     ((row,),) = payload(result)["results"].values()

