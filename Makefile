@@ -7,15 +7,20 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # Named after what was asked for, not after file times, which a checkout resets.
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-browser test-all lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/landscape demo --store demo
 
 test: $(STAMP)
-	@$(TEST_ENV) $(BIN)/python -m pytest -m "slow or browser" --collect-only -q 2>/dev/null | \
-		awk -F '[/ ]' 'END { print ($$1 ~ /^[0-9]+$$/ ? $$1 : 0) " slow or browser tests are left to make test-all" }'
+	@$(TEST_ENV) $(BIN)/python -m pytest -m "slow or browser" --collect-only -q 2>/dev/null | awk \
+		'/::/ { if (/test_journeys/) browser++; else slow++ } \
+		END { print slow + 0 " slow tests are left to make test-all, " browser + 0 " in Chromium to make test-browser" }'
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow and not browser" -n 2 --durations=10
+
+# In one process: the browser, its renderer and the server share the cores already.
+test-browser: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -m browser -n 0 --durations=5 tests/app
 
 test-all: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=20

@@ -278,7 +278,8 @@ def _marked(panels: Sequence[Panel], marks: Sequence[list[Span]]) -> tuple[list[
     if any(panel.spans for panel in result):
         notes.append(f"Shaded: tested rebounds (p ≤ {ALPHA:g}) from onset to recovery, dotted at the peak.")
     if left_out:
-        notes.append(f"{left_out} more rebounds are not shaded; the Episodes page lists all of them.")
+        many = "1 more rebound is" if left_out == 1 else f"{left_out} more rebounds are"
+        notes.append(f"{many} not shaded; the Episodes page lists all of them.")
     return result, notes
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from landscape.figures import write_figure
-from landscape.plots import Drawing, RunData
+from landscape.figures.rendering import PNG_DPI
+from landscape.plots import Drawing, RunData, SurfaceSet, surface_3d
 from landscape.report import render_page
 from landscape.store import Run, export_adapter
 
@@ -25,6 +26,24 @@ def figure_bytes(figure: Drawing, kind: str) -> bytes:
         path = Path(folder) / f"figure.{kind}"
         write_figure(figure, path)
         return path.read_bytes()
+
+
+def surface_bytes(figure: SurfaceSet, index: int, kind: str) -> bytes:
+    """One surface in three dimensions as a file of one of the formats in `MIME`."""
+    # Matplotlib takes half a second to load: when a file is asked for, not when a page is.
+    import matplotlib as mpl
+
+    from landscape.plots.matplotlib_page import RC
+    from landscape.plots.surface_3d_matplotlib import only_surface, surface_3d_to_matplotlib
+
+    if kind == "csv":
+        return figure_bytes(only_surface(figure, index), kind)
+    if kind == "html":
+        return surface_3d(figure, index).to_html(include_plotlyjs=True).encode("utf-8")
+    buffer = io.BytesIO()
+    with mpl.rc_context(RC):
+        surface_3d_to_matplotlib(figure, index).savefig(buffer, format=kind, dpi=PNG_DPI)
+    return buffer.getvalue()
 
 
 def report_bytes(runs: Sequence[RunData], name: str, where: str | None) -> bytes:

@@ -15,6 +15,7 @@ from app.charts import plain
 from app.index import URGENCY, RunRow, filtered
 from app.jobs import JobQueue
 from app.reader import StoreReader
+from app.shown import begin, keep_words
 from landscape.errors import LandscapeError, UsageError
 
 STORE_VARIABLE = "LANDSCAPE_APP_STORE"
@@ -84,6 +85,7 @@ def page(title: str, about: str, show: Callable[[Context], None], *, with_filter
     """A page: its heading, what the store says, and ``show``, whose errors end up on the page."""
     st.title(title, anchor=False)
     st.caption(about)
+    shown = begin(title, about)
     with section():
         path = os.environ.get(STORE_VARIABLE)
         if not path:
@@ -91,8 +93,13 @@ def page(title: str, about: str, show: Callable[[Context], None], *, with_filter
         reader = store_reader(path)
         rows = reader.rows()
         with st.sidebar:
-            where, shown = _sidebar(reader, rows, with_filter)
-        show(Context(reader, rows, shown, where))
+            where, chosen = _sidebar(reader, rows, with_filter)
+            st.download_button(
+                "Save this page", lambda: shown.html(reader.name, where), f"{title.lower()}.html", "text/html",
+                key="save-page", icon=":material/save:", on_click="ignore", width="stretch",
+                help="Everything that this page shows as one HTML file, to send to somebody; it opens offline.",
+            )  # fmt: skip
+        show(Context(reader, rows, chosen, where))
 
 
 @contextlib.contextmanager
@@ -100,6 +107,7 @@ def section(title: str = "", help: str | None = None) -> Iterator[None]:
     """A part of a page; what goes wrong in it is said there, and the rest of the page works."""
     if title:
         st.subheader(title, help=help, anchor=False)
+        keep_words(title, heading=True)
     try:
         yield
     except LandscapeError as error:

@@ -1,16 +1,20 @@
 """What the list of runs shows, read fast: a small file or two a run, each again only when it has changed.
 
-`landscape.store.Run` validates every config, which takes a second for a hundred runs. Configs that the store wrote
-itself are complete and plain, so they are parsed with LibYAML here; one that looks otherwise goes the careful way.
+`landscape.store.Run` validates every config. Those that the store wrote itself are complete and plain, so they are only
+parsed here; one that looks otherwise goes the careful way.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import threading
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,14 @@ import yaml
 
 from landscape.config import RunConfig
 from landscape.config.where import Where
+from landscape.config.yaml_text import load_yaml
 from landscape.errors import LandscapeError, StoreError
 from landscape.store import Run, Store
 from landscape.store.attempts import METRICS_FILE
+from landscape.store.config_file import CHECKSUM_MARK
+from landscape.store.files import read_plain
 from landscape.store.lines import read_lines
+from landscape.store.metrics import EVALUATION_COLUMNS, RESERVED_KEYS
 from landscape.store.runs import CONFIG_FILE, PARQUET_FILE, STATUS_FILE, RunStatus
 
 TAIL_BYTES = 24_576
@@ -30,8 +38,8 @@ TAIL_BYTES = 24_576
 URGENCY = ("damaged", "failed", "running", "interrupted", "queued", "diverged", "done")
 """States in the order in which somebody should look at them."""
 
+_NOT_SCORES = frozenset((*EVALUATION_COLUMNS, *RESERVED_KEYS))
 _NUMBERS = ("learning_rate", "rank", "seed", "max_steps")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Stamp = tuple[int, int] | None
 """Time of change and size of a file; None where it is not there."""
@@ -39,7 +47,10 @@ Stamp = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Tail:
-    """The last numbers of a run: training loss, loss on the eval split with its standard error, seconds a step."""
+    """The last numbers of a run: training loss, loss on the eval split with its standard error, seconds a step.
+
+    ``scores`` are what the task measures besides the loss on the eval split, such as an accuracy: larger is better.
+    """
 
     step: int = 0
     loss: float | None = None
@@ -47,6 +58,7 @@ class Tail:
     eval_loss: float | None = None
     eval_error: float | None = None
     seconds: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,7 @@ class RunIndex:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._root = store.path.resolve()
         self._known: dict[str, tuple[tuple[Stamp, ...], RunRow]] = {}
         self._lock = threading.Lock()
 
@@ -135,6 +148,8 @@ class RunIndex:
         stamps = _stamps(folder)
         if stamps[0] is None or name.startswith("."):
             return None
+        if away := next((path for path in (folder, *_files(folder)) if leads_outside(path, self._root)), None):
+            return stamps, RunRow(name, {}, None, problem=f"{away} leads out of the store and is not read")
         if old is not None and old[0] == stamps:
             return old
         run = Run(folder, self.store.path)
@@ -168,12 +183,19 @@ def _order(row: RunRow) -> tuple[int, str]:
     return URGENCY.index(row.state), row.id
 
 
+def leads_outside(path: Path, root: Path) -> bool:
+    """Whether this is a link to something that does not lie below the (resolved) root."""
+    return path.is_symlink() and not path.resolve().is_relative_to(root)
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    """Config, status, compacted metrics, and the metrics of the newest attempt."""
+    metrics = _newest_attempt(folder) / METRICS_FILE
+    return folder / CONFIG_FILE, folder / STATUS_FILE, folder / PARQUET_FILE, metrics
+
+
 def _stamps(folder: Path) -> tuple[Stamp, ...]:
-    """Of config, status, compacted metrics, and the metrics of the newest attempt."""
-    return (
-        _stamp(folder / CONFIG_FILE), _stamp(folder / STATUS_FILE), _stamp(folder / PARQUET_FILE),
-        _stamp(_newest_attempt(folder) / METRICS_FILE),
-    )  # fmt: skip
+    return tuple(map(_stamp, _files(folder)))
 
 
 def _newest_attempt(folder: Path) -> Path:
@@ -218,14 +240,32 @@ def read_config(run: Run) -> dict[str, Any]:
         StoreError: it is damaged or gone.
     """
     try:
-        values = yaml.load((run.path / CONFIG_FILE).read_text(encoding="utf-8"), _Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = read_plain(run.path / CONFIG_FILE)
+        lines, mark, checksum = content.rpartition(CHECKSUM_MARK)
+        if mark and checksum.strip() != b"%d" % zlib.crc32(lines):
+            return run.config.model_dump(mode="json")  # says what is wrong
+        if mark:  # so the store wrote it, one key after the other
+            values = {key: value for block in _KEYS.split(lines.decode()) for key, value in _parsed(block)}
+        else:
+            values = dict(_parsed(content.decode()))
+    except (StoreError, ValueError, yaml.YAMLError):
         return run.config.model_dump(mode="json")
-    # As the store wrote it: every key there, and numbers that are numbers.
-    plain = isinstance(values, dict) and not RunConfig.model_fields.keys() - values.keys()
+    plain = not RunConfig.model_fields.keys() - values.keys()
     if plain and not any(isinstance(values[key], str) for key in _NUMBERS):
         return values
     return run.config.model_dump(mode="json")
+
+
+_KEYS = re.compile(r"^(?=[a-z_])", re.M)
+
+
+@lru_cache(maxsize=20_000)
+def _parsed(text: str) -> tuple[tuple[str, Any], ...]:
+    """Keys and values of some lines; most of a sweep's runs share most of their lines."""
+    values = load_yaml(text) if text.strip() else {}
+    if not isinstance(values, dict):
+        raise ValueError("no mapping")
+    return tuple(values.items())
 
 
 def read_tail(run: Run, status: RunStatus) -> Tail:
@@ -245,7 +285,9 @@ def read_tail(run: Run, status: RunStatus) -> Tail:
         step = record.get("step", 0)
         if record.get("split") == "eval":
             error = _number(record.get("standard_error"))
-            tail = replace(tail, eval_step=step, eval_loss=_number(record.get("loss")), eval_error=error)
+            tail = replace(
+                tail, eval_step=step, eval_loss=_number(record.get("loss")), eval_error=error, scores=_scores(record)
+            )
         elif "split" not in record:
             clean, perturbed = _number(record.get("loss_clean")), _number(record.get("loss_perturbed"))
             loss = perturbed if clean is None else clean
@@ -267,7 +309,13 @@ def _tail_of_tables(run: Run) -> Tail:
         eval_loss=_number(last.get("loss")),
         eval_error=_number(last.get("standard_error")),
         seconds=_number(metrics["seconds"].mean()) if len(metrics) else None,
+        scores=_scores(dict(last)),
     )
+
+
+def _scores(record: Mapping[str, Any]) -> dict[str, float]:
+    named = {key: _number(value) for key, value in record.items() if key not in _NOT_SCORES}
+    return {key: value for key, value in named.items() if value is not None and math.isfinite(value)}
 
 
 def _line_start(path: Path) -> int:

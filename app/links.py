@@ -22,6 +22,7 @@ def choose(
     key: str,
     *,
     default: str | None = None,
+    always: bool = False,
     format_func: Callable[[str], str] = str,
     **more: Any,
 ) -> str:
@@ -30,11 +31,23 @@ def choose(
     Args:
         place: ``st`` or a column of it.
         widget: ``selectbox`` or ``segmented_control``.
+        always: hold the default too, since it is another one tomorrow.
     """
     usual = options[0] if default is None else default
     _follow(key, usual, lambda raw: raw if raw in options else usual, lambda value: value in options)
     value = getattr(place, widget)(label, options, key=key, format_func=format_func, **more)
-    return _publish(key, value or usual, usual, str)
+    return _publish(key, value or usual, None if always else usual, str)
+
+
+def choose_number(place: DeltaGenerator | Any, label: str, key: str, *, default: int, **more: Any) -> int:
+    """A whole number from 0 on, which the address always holds."""
+
+    def parse(raw: str | None) -> int:
+        return int(raw) if raw is not None and raw.isascii() and raw.isdigit() and len(raw) < 16 else default
+
+    _follow(key, default, parse, lambda value: True)
+    value = place.number_input(label, 0, None, key=key, **more)
+    return _publish(key, int(value), None, str)
 
 
 def choose_several(
@@ -56,6 +69,24 @@ def choose_several(
     _follow(key, usual, parse, lambda value: all(part in options for part in value))
     value = place.multiselect(label, options, key=key, format_func=format_func, **more)
     return _publish(key, value, usual, ",".join)
+
+
+def linked_rows(table: str, key: str, names: Sequence[str]) -> dict[str, Any]:
+    """What a table, by its widget's key, selects at first: the rows whose names the address holds, with commas."""
+    default = f"{table} at first"
+    if table not in st.session_state:
+        wanted = str(st.query_params.get(key, "")).split(",")
+        st.session_state[default] = [index for index, name in enumerate(names) if name in wanted]
+    rows = [index for index in st.session_state.get(default, ()) if index < len(names)]
+    return {"selection": {"rows": rows}}
+
+
+def tell_rows(key: str, names: Sequence[str]) -> None:
+    """Put the names of the selected rows into the address."""
+    if names:
+        st.query_params[key] = ",".join(names)
+    else:
+        st.query_params.pop(key, None)
 
 
 def _follow(key: str, usual: Any, parse: Callable[[str | None], Any], fits: Callable[[Any], bool]) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-import numpy as np
 import pandas as pd
 
 from landscape.episodes import Episode, detect_episodes
+from landscape.episodes.sentences import curve_verdict
 from landscape.errors import LandscapeError
 from landscape.importers import Log, LogCurve, read_log
 from landscape.plots import CurveSet
@@ -66,23 +66,11 @@ def examine(log: Log, column: str, warmup: float, alpha: float, seed: int = 0) -
 
 
 def sentence(one: Examined, alpha: float) -> str:
-    """What was found in plain words."""
+    """What was found, as ``landscape detect`` says it."""
     if one.curve is None:
         return f"Not tested: {one.reason}"
-    counted = [episode for episode in one.episodes if episode.p_value <= alpha]
-    if counted:
-        first = counted[0]
-        if not np.isfinite(first.amplitude):
-            return f"The loss is not finite from step {first.onset:g} on."
-        many = f"{len(counted)} rebounds; the clearest" if len(counted) > 1 else "One rebound:"
-        end = "not back by the last step" if first.kind == "divergence" else f"back by step {first.recovery:g}"
-        return (
-            f"{many} climbs by {first.amplitude:.3g} from step {first.onset:g} to {first.peak:g}, {end} "
-            f"(p = {first.p_value:.2g})."
-        )
-    tested = [episode.p_value for episode in one.episodes if episode.p_value < 1]
-    smallest = f"; the clearest candidate has p = {min(tested):.2g}" if tested else ""
-    return f"No rebound beyond what noise explains at α = {alpha:g}{smallest}."
+    said = curve_verdict(one.episodes, one.curve.values, alpha)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def episode_table(tested: Sequence[Examined]) -> pd.DataFrame:

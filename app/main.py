@@ -10,9 +10,11 @@ _PARENT = str(Path(__file__).resolve().parents[1])
 if _PARENT not in sys.path:
     sys.path.insert(0, _PARENT)
 
-st.set_page_config(page_title="Landscape", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
+# First, or the browser would fetch the first page's icon from the network.
+icon = str(Path(__file__).with_name("icon.png"))
+st.set_page_config(page_title="Landscape", page_icon=icon, layout="wide", initial_sidebar_state=240)
 
-st.navigation(
+page = st.navigation(
     {
         "Look": [
             st.Page("views/runs.py", title="Runs", icon=":material/list_alt:", default=True),
@@ -30,4 +32,6 @@ st.navigation(
         ],
     },
     expanded=True,
-).run()
+)
+st.set_page_config(page_title=f"{page.title} · Landscape")
+page.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,15 +12,20 @@ from typing import Any
 
 import pandas as pd
 
-from app.index import RunIndex, RunRow, Stamp
+from app.index import RunIndex, RunRow, Stamp, leads_outside
+from landscape.analysis.flatness import flatness_table
 from landscape.analysis.tables import read_rows
 from landscape.errors import LandscapeError, StoreError
 from landscape.plots import RunData
 from landscape.store import Run, Store
+from landscape.store.metrics import read_parquet, to_frame
+from landscape.store.runs import PARQUET_FILE
 from landscape.store.slices import SliceFile, joint_slices_dir, read_slice, slice_files
 
 MEMORY = 350_000_000
 """Bytes of tables kept; the least recently used go first."""
+
+LAST_STEPS = 20
 
 ANALYSES = ("sharpness", "gap", "episodes", "density", "layers", "trace")
 
@@ -47,10 +53,14 @@ class StoreReader:
         """The run; `StoreError` when there is none, which names the nearest."""
         return self.store.get(run_id)
 
-    def data(self, row: RunRow) -> RunData:
-        """A run's metrics, evaluations and analyses; what could not be read is named in its ``problems``."""
+    def data(self, row: RunRow, *, steps: bool = True) -> RunData:
+        """A run's metrics, evaluations and analyses; what could not be read is named in its ``problems``.
+
+        Args:
+            steps: false leaves out the metrics of all but its last steps, so that a thousand runs stay in memory.
+        """
         stamps = (self.index.stamps(row.id), self.analysis_stamps(row.id))
-        data = self.remember(("data", row.id), stamps, lambda: self._load(row))
+        data = self.remember(("data", row.id, steps), stamps, lambda: self._load(row, steps))
         # The status changes more often than what is plotted of it.
         return replace(data, state=row.state, step=row.step, error=row.status.error if row.status else None)
 
@@ -90,7 +100,7 @@ class StoreReader:
 
     def _slice(self, path: Path, problems: list[str]) -> SliceFile | None:
         try:
-            return self.remember(("slice", path), _stamp(path), lambda: read_slice(path))
+            return self.remember(("slice", path), _stamp(path), lambda: read_slice(self._inside(path)))
         except StoreError as error:
             problems.append(str(error))
             return None
@@ -98,7 +108,20 @@ class StoreReader:
     def analysis(self, row: RunRow, name: str) -> pd.DataFrame | None:
         """The table of one of `ANALYSES`, or None where the run was not analyzed; `StoreError` when it is damaged."""
         path = self.run_path(row.id) / "analysis" / f"{name}.parquet"
-        return self.remember(("analysis", row.id, name), _stamp(path), lambda: read_table(path))
+        return self.remember(("analysis", row.id, name), _stamp(path), lambda: read_table(self._inside(path)))
+
+    def _inside(self, path: Path) -> Path:
+        """The path, unless it is a link out of the store."""
+        if leads_outside(path, self.store.path.resolve()):
+            raise StoreError(f"{path} leads out of the store and is not read")
+        return path
+
+    def flatness(self, rows: Sequence[RunRow]) -> pd.DataFrame:
+        """Flatness, λmax and gap of the runs' snapshots; `StoreError` when a file of theirs is damaged."""
+        ids = tuple(row.id for row in rows)
+        stamps = tuple((self.index.stamps(run_id), self.analysis_stamps(run_id)) for run_id in ids)
+        runs = [Run(self.run_path(run_id), self.store.path) for run_id in ids]
+        return self.remember(("flatness", ids), stamps, lambda: flatness_table(runs))
 
     def run_path(self, run_id: str) -> Path:
         """Of a run that is listed."""
@@ -127,7 +150,7 @@ class StoreReader:
                 self._size -= freed
         return value
 
-    def _load(self, row: RunRow) -> RunData:
+    def _load(self, row: RunRow, steps: bool) -> RunData:
         problems: list[str] = []
 
         def read(make: Callable[[], Any], otherwise: Any) -> Any:
@@ -138,8 +161,7 @@ class StoreReader:
                 return otherwise
 
         run = Run(self.run_path(row.id), self.store.path)
-        metrics = read(run.metrics, pd.DataFrame())
-        evaluations = read(run.evaluations, pd.DataFrame())
+        metrics, evaluations = _frames(run, row, read, steps)
         tables = {
             name: read(lambda name=name: self.analysis(row, name), None) for name in ("sharpness", "gap", "episodes")
         }
@@ -150,11 +172,29 @@ class StoreReader:
             evaluations=evaluations,
             **tables,
             max_steps=row.max_steps,
-            seconds=float(metrics["seconds"].sum()) if "seconds" in metrics else None,
+            seconds=float(metrics["seconds"].to_numpy(float).sum()) if steps and "seconds" in metrics else None,
             digests=read(lambda: run.digests, {}),
             environment=row.status.environment if row.status else {},
+            peak_memory=row.status.peak_memory if row.status else {},
             problems=tuple(dict.fromkeys(problems)),
         )
+
+
+def _frames(
+    run: Run, row: RunRow, read: Callable[[Callable[[], Any], Any], Any], steps: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metrics and evaluations from one reading of the file; `Run.metrics` and `Run.evaluations` read it once each."""
+    path = run.path / PARQUET_FILE
+    table = None
+    if row.state == "done" and row.status is not None and path.is_file():
+        with contextlib.suppress(StoreError):  # is said when the lines are read instead
+            table = read_parquet(path, row.status.attempt)
+    if table is None:
+        metrics, evaluations = read(run.metrics, pd.DataFrame()), read(run.evaluations, pd.DataFrame())
+        return (metrics if steps else metrics.tail(LAST_STEPS).copy()), evaluations
+    ends = table if steps else table.slice(max(0, table.num_rows - 20 * LAST_STEPS))
+    metrics = to_frame(ends, "step")
+    return (metrics if steps else metrics.tail(LAST_STEPS).copy()), to_frame(table, "evaluation")
 
 
 def read_table(path: Path) -> pd.DataFrame | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ from app.index import RunRow
 from landscape.plots import RunData
 from landscape.plots.build import with_ranges
 from landscape.plots.curves import Curve, CurveSet, Panel
-from landscape.plots.data import floats, format_rate, split_series
+from landscape.plots.data import floats, format_rate, method_of, split_series
 from landscape.plots.evaluation import gap_series
 from landscape.plots.sharpness import largest
-from landscape.plots.style import INK, method_order, method_style, shade
+from landscape.plots.style import INK, MethodStyle, method_order, method_style, shade
 from landscape.plots.tiles import Tile, Tiles
 
 MOST_DENSITIES = 5
@@ -37,9 +37,22 @@ def _spent(row: RunRow) -> float | None:
     return None if row.tail.seconds is None else row.tail.seconds * row.step
 
 
+def _peak(kind: str) -> Callable[[RunRow], float | None]:
+    def of(row: RunRow) -> float | None:
+        peak = row.status.peak_memory.get(kind) if row.status else None
+        return None if peak is None else peak / 1e9
+
+    return of
+
+
 COSTS: dict[str, Cost] = {
     "time": Cost("time in optimizer steps, s", _spent, "Seconds a step, over the run's last steps, times its steps."),
     "wall": Cost("wall time, s", lambda row: row.seconds, "From the first start to the last stop, pauses included."),
+    "memory": Cost(
+        "peak memory of the process, GB", _peak("rss"),
+        "Most main memory that the training process took, with libraries, model and data.",
+    ),
+    "gpu": Cost("peak memory on the GPU, GB", _peak("cuda"), "Most that tensors took on the device while training."),
     "rank": Cost(
         "LoRA rank (size of what is trained)",
         lambda row: None if row.config.get("method") == "full" else row.config.get("rank"),
@@ -48,26 +61,61 @@ COSTS: dict[str, Cost] = {
 }  # fmt: skip
 
 
-def pareto(rows: Sequence[RunRow], cost: str) -> CurveSet:
-    """Last eval loss against a cost: one point a run, one color a method; the runs that no other beats are joined."""
+def known_costs(rows: Sequence[RunRow]) -> list[str]:
+    """Of `COSTS` those that some run has."""
+    return [key for key, cost in COSTS.items() if any(cost.of(row) for row in rows)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run reached, on a y axis."""
+
+    axis: str
+    of: Callable[[RunRow], float | None]
+    larger_is_better: bool = False
+
+
+_LOSSES = {
+    "eval": Score("last eval loss, nats/token", lambda row: row.tail.eval_loss),
+    "train": Score("last training loss (clean), nats/token", lambda row: row.tail.loss),
+}
+
+
+def scores(rows: Sequence[RunRow]) -> dict[str, Score]:
+    """Losses, and what the tasks of these runs measure besides."""
+    names = sorted({name for row in rows for name in row.tail.scores})
+    return _LOSSES | {
+        name: Score(f"last {name.replace('_', ' ')} (held out)", lambda row, name=name: row.tail.scores.get(name), True)
+        for name in names
+    }
+
+
+def pareto(rows: Sequence[RunRow], cost: str, score: Score = _LOSSES["eval"]) -> CurveSet:
+    """A score against a cost: one point a run, one color a method; the runs that no other beats are joined."""
     kind = COSTS[cost]
-    known = [(float(x), row) for row in rows if (x := kind.of(row)) and row.tail.eval_loss is not None]
-    known = [(x, row) for x, row in known if math.isfinite(row.tail.eval_loss or math.nan)]
+    found = [(kind.of(row), score.of(row), row) for row in rows]
+    known = [
+        (float(x), float(y), str(row.config.get("method")))
+        for x, y, row in found
+        if x and y is not None and math.isfinite(x) and math.isfinite(y)
+    ]
     curves = []
-    for order, method in enumerate(sorted({str(row.config.get("method")) for _, row in known}, key=method_order)):
-        own = sorted((x, row.tail.eval_loss or 0.0) for x, row in known if str(row.config.get("method")) == method)
-        y = np.array([item[1] for item in own])
+    for order, method in enumerate(sorted({name for *_, name in known}, key=method_order)):
+        own = sorted((x, y) for x, y, name in known if name == method)
         style = method_style(method)
-        curves.append(_points(style.label, style.color, np.array([item[0] for item in own]), y, order))
-    front = frontier([(x, row.tail.eval_loss or 0.0) for x, row in known])
+        x, y = np.array(own).T
+        curves.append(_points(style, x, y, order))
+    sign = -1.0 if score.larger_is_better else 1.0
+    front = frontier([(x, sign * y) for x, y, _ in known])
     if len(front) > 1:
         x, y = np.array(front).T
-        curves.append(Curve("not beaten in both", INK, x, y, dash="dot", order=len(curves)))
-    panels = [Panel("", tuple(curves), "last eval loss, nats/token", x_label=kind.axis, log_x=cost != "rank")]
+        curves.append(Curve("not beaten in both", INK, x, sign * y, dash="dot", order=len(curves)))
+    panels = [Panel("", tuple(curves), score.axis, x_label=kind.axis, log_x=cost in ("time", "wall"))]
     panels, cut = with_ranges(panels, [0])
     left_out = len(rows) - len(known)
-    notes = (f"{len(known)} runs; {left_out} without an eval loss or this cost are left out.", *cut)
-    return CurveSet("What a loss costs", tuple(panels), notes=notes)
+    better = "Upper left is better" if score.larger_is_better else "Lower left is better"
+    notes = (f"{better}: {len(known)} runs; {left_out} without both numbers are left out.", *cut)
+    return CurveSet("What a result costs", tuple(panels), notes=notes)
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -79,9 +127,11 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def _points(label: str, color: str, x: np.ndarray, y: np.ndarray, order: int) -> Curve:
+def _points(style: MethodStyle, x: np.ndarray, y: np.ndarray, order: int) -> Curve:
     # Bars of no length: points that stand for themselves, joined by nothing.
-    return Curve(label, color, x, y, lower=y, upper=y, markers=True, bars=True, order=order)
+    return Curve(
+        style.label, style.color, x, y, lower=y, upper=y, markers=True, marker=style.marker, order=order, bars=True
+    )
 
 
 def density_figure(table: pd.DataFrame, steps: Sequence[int], space: str) -> CurveSet:
@@ -176,23 +226,24 @@ def scatter_figure(table: pd.DataFrame, x: str, y: str, log_x: bool = False) -> 
     for order, method in enumerate(sorted(set(rows["method"]), key=method_order)):
         own = rows.loc[rows["method"] == method]
         style = method_style(str(method))
-        curves.append(_points(style.label, style.color, own[x].to_numpy(float), own[y].to_numpy(float), order))
+        curves.append(_points(style, own[x].to_numpy(float), own[y].to_numpy(float), order))
     panels, cut = with_ranges(
         [Panel("", tuple(curves), SCATTER[y], x_label=SCATTER[x], log_x=log_x, zero_line=y == "gap")], [0]
     )
     return CurveSet("Do they rise together?", panels, notes=cut)
 
 
-def correlation_sentence(row: Mapping[str, object]) -> str:
-    """Spearman's ρ with its interval in words, or why there is none."""
-    value = float(row["spearman"]) if row.get("spearman") is not None else math.nan  # type: ignore[arg-type]
-    if not math.isfinite(value):
-        return f"No correlation is given: {row['remark']}."
-    remark = f" {str(row['remark']).capitalize()}." if row["remark"] else ""
-    return (
-        f"Spearman's rank correlation ρ = {value:.2f}, 95 % interval {row['low']:.2f} to {row['high']:.2f} "
-        f"({row['n']} snapshots of {row['num_runs']} runs, bootstrap over {row['resampled']}).{remark}"
-    )
+FLATNESS_COLUMNS = {
+    "width": ("width", "Length around the snapshot on which the loss rises by at most 0.1 nats, in units of the slice; "
+              "wide is flat."),
+    "width_error": ("± se of width", "Standard error over random directions."),
+    "anisotropy": ("anisotropy", "Largest ÷ smallest curvature of the plane: how much the direction matters."),
+    "nonconvexity": ("nonconvexity", "Share of the slice that curves down."),
+    "lambda_max": ("λmax", "Sharpness in the adapter's coordinates: steepest direction of all, not of this slice."),
+    "gap": ("gap, nats/token", "Eval minus probe loss at this step."),
+    "gap_error": ("± se of gap", "Standard error over examples."),
+}  # fmt: skip
+"""Of `landscape.analysis.flatness.flatness_table`, those that a page shows: heading and help."""
 
 
 def label(row: RunRow) -> str:
@@ -200,7 +251,7 @@ def label(row: RunRow) -> str:
     config = row.config
     if not config:
         return row.id
-    parts = [method_style(str(config.get("method"))).label]
+    parts = [method_style(method_of(config)).label]
     if config.get("rank") is not None and config.get("method") != "full":
         parts.append(f"r = {config['rank']}")
     if config.get("learning_rate") is not None:

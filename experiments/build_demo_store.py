@@ -1,10 +1,10 @@
-"""Rebuild the demo store that ``landscape app`` shows without arguments: the runs of ``landscape demo``, analyzed.
+"""Rebuild the demo store that ``landscape app`` shows without arguments: ``landscape demo``'s runs, and three more.
 
     python experiments/build_demo_store.py [--store FOLDER]
 
-Runs ``landscape demo`` in a temporary folder, or takes the store of one that was run before, asks every kind of
-analysis of it, and packs the result into ``landscape/assets/demo-store.zip`` with a few snapshots of two runs. It takes
-a quarter of an hour on two cores.
+Runs ``landscape demo`` in a temporary folder, or takes the store of one that was run before, trains three longer runs
+whose loss rebounds, asks every kind of analysis, and packs the result into ``landscape/assets/demo-store.zip`` with a
+few snapshots of three runs. It takes twenty minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,19 +22,28 @@ from landscape.store.lines import read_lines
 
 TARGET = Path(__file__).resolve().parents[1] / "landscape" / "assets" / "demo-store.zip"
 MOST_BYTES = 3_000_000
-REBOUNDING = "method == lora and rank == 32 and lr == 2e-2"
+LONGER = {
+    "model": "tiny", "task": "arithmetic", "alpha": "r", "max_steps": 360, "warmup_ratio": 0.04,
+    "per_device_train_batch_size": 16, "eval_steps": 10, "eval_examples": 128, "probe_examples": 64,
+    "capture": "{every: 5}", "save_steps": 0,
+}  # fmt: skip
+AXES = ["--method", "lora,ggpo,mgpo", "--rank", "32", "--lr", "1.75e-2", "--seed", "1", "--workers", "1"]
+"""Where the training loss of every method rebounds, each with p < 0.001."""
+SHOWN = "method == lora and rank == 32 and lr == 2e-2"
+REBOUNDING = "rank == 32 and lr == 1.75e-2"
 SMALL = ["--num-examples", "16"]
 ANALYSES = [
     ["episodes"],
-    ["density", "--where", REBOUNDING, "--steps", "10,80,150", "--num-examples", "32", "--num-steps", "30",
+    ["gap"],
+    ["sharpness", "--where", REBOUNDING, "--steps", "0,40,85,105,200,360", "--tol", "1e-2", *SMALL],
+    ["density", "--where", SHOWN, "--steps", "10,80,150", "--num-examples", "32", "--num-steps", "30",
      "--num-probes", "2"],
-    ["slice1d", "--where", REBOUNDING, "--steps", "20,80,150", "--common", "150", "--draws", "2", "--points", "15",
-     *SMALL],
-    ["slice2d", "--where", REBOUNDING, "--directions", "pca", "--points", "15", "--trajectory", "16", *SMALL],
+    ["slice1d", "--where", SHOWN, "--steps", "20,80,150", "--common", "150", "--draws", "2", "--points", "15", *SMALL],
+    ["slice2d", "--where", SHOWN, "--directions", "pca", "--points", "15", "--trajectory", "16", *SMALL],
     ["slice2d", "--where", "rank == 32 and lr == 2e-2", "--joint", "--points", "13", "--trajectory", "12", *SMALL],
-    ["layers", "--where", REBOUNDING, "--steps", "20,80,150", "--group", "block", "--tol", "5e-2", *SMALL],
+    ["layers", "--where", SHOWN, "--steps", "20,80,150", "--group", "block", "--tol", "5e-2", *SMALL],
 ]  # fmt: skip
-SNAPSHOTS = {"lora-r8-lr0.02": range(0, 151, 30), "lora-r32-lr0.02": (80,)}
+SNAPSHOTS = {"lora-r8-lr0.02": (0, 60, 150), "lora-r32-lr0.02": (80,), "lora-r32-lr0.0175": (105,)}
 """Beginning of a run's id → steps whose snapshots are kept; of the others there are none."""
 
 
@@ -58,7 +67,8 @@ def copy_run(run: Run, target: Store) -> None:
             writer.put(step, reader.tensors(step))
         writer.close()
     attempt.close()
-    kept = status.model_dump(include={"state", "step", "created", "started", "finished", "error", "environment"})
+    named = {"state", "step", "created", "started", "finished", "error", "environment", "peak_memory"}
+    kept = status.model_dump(include=named)
     copy.set_status(**kept)
     if status.state == "done":
         copy.compact()
@@ -88,6 +98,8 @@ def main() -> None:
         source = options.store or Path(folder) / "source"
         if options.store is None:
             landscape("demo", "--store", str(source))
+        settings = [part for key, value in LONGER.items() for part in ("--set", f"{key}={value}")]
+        landscape("sweep", *AXES, *settings, "--store", str(source))
         for analysis, *arguments in ANALYSES:
             landscape("analyze", analysis, str(source), *arguments)
         opened = Store.open(source)

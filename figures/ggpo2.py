@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from landscape.figures import main
 from landscape.plots import Choice, CurveSet, RunData, train_and_eval_curves
+from landscape.reproduction.marks import with_rebounds
 
 INSET_STEPS = 300
 
@@ -19,7 +20,8 @@ def build(runs: Sequence[RunData]) -> CurveSet:
     longest = max(run.step for run in choice.runs)
     inset = min(INSET_STEPS, max(2, round(0.15 * longest)))
     title = "Training and evaluation loss of LoRA and LoRA-GGPO"
-    return choice.dress(train_and_eval_curves(choice.runs, inset_steps=inset, title=title))
+    result = train_and_eval_curves(choice.runs, inset_steps=inset, title=title)
+    return choice.dress(with_rebounds(result, choice.runs, "method"))
 
 
 if __name__ == "__main__":

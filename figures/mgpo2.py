@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from landscape.figures import main
 from landscape.plots import Choice, CurveSet, RunData, loss_curves
+from landscape.reproduction.marks import with_rebounds
 
 
 def build(runs: Sequence[RunData]) -> CurveSet:
     choice = Choice.of("mgpo2", runs, methods=["full", "lora", "mgpo"], required=["lora", "mgpo"])
     choice = choice.fix("learning_rate", prefer=5e-4).alpha_rule(1).require("rank", [16, 32, 64, 128])
     title = "Training loss of LoRA, LoRA-MGPO and full fine-tuning by rank"
-    return choice.dress(loss_curves(choice.runs, facet="rank", title=title))
+    result = loss_curves(choice.runs, facet="rank", title=title)
+    return choice.dress(with_rebounds(result, choice.runs, "rank"))
 
 
 if __name__ == "__main__":

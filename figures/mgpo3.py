@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from landscape.figures import main
 from landscape.plots import Choice, CurveSet, RunData, loss_curves
+from landscape.reproduction.marks import with_rebounds
 
 
 def build(runs: Sequence[RunData]) -> CurveSet:
     choice = Choice.of("mgpo3", runs, methods=["full", "lora", "mgpo"], required=["lora", "mgpo"])
     choice = choice.highest("rank").alpha_rule(1).require("learning_rate", [2e-4, 3e-4, 4e-4, 6e-4])
     title = "Training loss of LoRA, LoRA-MGPO and full fine-tuning by learning rate"
-    return choice.dress(loss_curves(choice.runs, facet="learning_rate", title=title))
+    result = loss_curves(choice.runs, facet="learning_rate", title=title)
+    return choice.dress(with_rebounds(result, choice.runs, "learning_rate"))
 
 
 if __name__ == "__main__":

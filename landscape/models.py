@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TRUST_VARIABLE = "LANDSCAPE_TRUST_REMOTE_CODE"
 _SHARED_OPTIONS = ("gguf_file", "revision", "subfolder", "cache_dir", "trust_remote_code")
 """The entries of ``model_kwargs`` that say where the model is, and so concern its config and tokenizer too."""
 
@@ -222,6 +224,7 @@ def model_source(config: RunConfig) -> ModelSource:
         raise UsageError(
             "model_kwargs: token would be written into the run's config; set the variable HF_TOKEN instead"
         )
+    _refuse_foreign_code(config.model_kwargs)
     options = {key: config.model_kwargs[key] for key in _SHARED_OPTIONS if key in config.model_kwargs}
     name = config.model
     if name in MODELS:
@@ -237,6 +240,17 @@ def model_source(config: RunConfig) -> ModelSource:
         raise UsageError(f"model: {name!r} is neither an existing folder or GGUF file nor a hub id such as org/name")
     error = unknown("model", name, MODELS)
     raise UsageError(f"{error} A hub id is written org/name, a local folder as a path that exists.")
+
+
+def _refuse_foreign_code(options: dict[str, Any]) -> None:
+    """Configs travel with stores: whoever analyzes a stranger's run must not run the stranger's code by it."""
+    kernel = str(options.get("attn_implementation", ""))
+    if (options.get("trust_remote_code") or "/" in kernel) and os.environ.get(TRUST_VARIABLE) != "1":
+        key = "attn_implementation" if "/" in kernel else "trust_remote_code"
+        raise UsageError(
+            f"model_kwargs: {key}: {options[key]!r} runs code that comes with the model; "
+            f"set the variable {TRUST_VARIABLE}=1 where you trust it"
+        )
 
 
 def _preset_source(preset: ModelPreset, options: dict[str, Any]) -> ModelSource:

@@ -134,7 +134,11 @@ def test_a_resume_is_said(tmp_path: Path) -> None:
     ("values", "verdict"),
     [
         (np.full(100, 1.5), "constant at 1.5: nothing to test"),
-        (np.where(STEPS > 300, np.nan, smooth()), "not finite from step 301 to 399; no rebound beyond"),
+        (np.where(STEPS > 300, np.nan, smooth()), "not finite from step 301 to 399, the end; no rebound beyond"),
+        (
+            np.where((STEPS > 99) & (STEPS < 110), np.inf, smooth()),
+            "not finite from step 100 until step 110; no rebound beyond",
+        ),
         (np.where(STEPS == 200, 9.0, smooth()), "1 spike of one or two points, not counted"),
     ],
 )

@@ -30,15 +30,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_methods() -> None:
-    result = invoke("methods", "--json")
-    names = {method["name"]: method for method in payload(result)["methods"]}
+    rows = payload(invoke("methods", "--json"))["methods"]
+    names = {row["name"]: row for row in rows}
     assert {"lora", "full", "ggpo", "mgpo", "mgpo-released"} <= set(names)
     assert names["mgpo"]["arguments"]["max_scale"] is None
-    assert "mgpo-released" in invoke("methods").stdout
+    assert "dora" in names["mgpo"]["composes_with"]
+    assert "mgpo" in names["dora"]["composes_with"]
+    assert "ggpo" not in names["dora"]["composes_with"]
+    assert names["full"]["adapter"] is None
+    printed = "".join(invoke("methods").stdout.split())
+    assert "mgpo-released" in printed
+    assert "adapter" in printed
     lines = invoke("methods", "--markdown").stdout.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| adalora", "| ba-lora"]
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `adalora`", "| `dora`"]
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == len(names) + 2
+    assert len(lines) == len(rows) + 2
 
 
 def test_a_trained_run(trained: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from landscape.cli.episodes import _line
 from landscape.store import Store
 from tests.command_line import invoke, payload
 from tests.synthetic_runs import run, write
@@ -98,3 +99,33 @@ def test_other_peoples_runs(tmp_path: Path) -> None:
     [[row, *_]] = answer["results"].values()
     assert row["points"] == 150
     assert answer["sweeps"] == []
+
+
+def test_sizes_of_the_training_set_are_told_apart_and_are_an_axis(tmp_path: Path) -> None:
+    runs = [run(rank=16, seed=seed, train_examples=size) for size in (8, 16, 32, 64) for seed in range(3)]
+    for number, data in enumerate(runs):
+        object.__setattr__(data, "run_id", f"{data.run_id}{number}")
+    lines = invoke("analyze", "episodes", write(runs, tmp_path / "store").path).stdout.splitlines()
+    head = next(line for line in lines if line.startswith("method"))
+    assert head.split()[:5] == ["method", "rank", "learning", "rate", "examples"]
+    cells = [line.split()[3] for line in lines if line.startswith("lora ") and line.split()[1] == "16"]
+    assert cells == ["8", "16", "32", "64"]
+    assert any(line.startswith("lora along number of training examples (rank 16, ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["non_finite"], "; not finite from step 40 until step 60"),
+        (["non_finite,right_censored"], "; not finite from step 40 to 60, the end"),
+        (["non_finite"] * 5, "until step 60, and in 2 more stretches"),
+    ],
+)
+def test_where_the_loss_was_not_finite(flags: list[str], expected: str) -> None:
+    shared = {"rise": 0.1, "run_p_value": 0.5, "q_value": 0.6}
+    rows = [
+        {"kind": "divergence", "p_value": 0.0, "onset": 40.0, "recovery": 60.0, "flags": f, **shared} for f in flags
+    ]
+    line = _line(rows, 0.05)
+    assert line.startswith("no rebound (p = 0.5, q = 0.6; largest rise 0.1); not finite")
+    assert line.endswith(expected)

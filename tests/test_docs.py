@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from landscape.cli import app
@@ -59,6 +60,37 @@ def test_the_commands_and_the_code_on_slices_run(tmp_path, monkeypatch):
     assert session["s"].loss.shape == (7, 7)
     assert session["path"].distance.shape == (12,)
     assert (tmp_path / "plane.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_commands_on_sharpness_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("docs/sharpness.md", "") for line in block.splitlines()]
+    assert len(commands) == 5
+    for line in commands:
+        program, *arguments = shlex.split(line)
+        result = CliRunner().invoke(app, arguments)
+        assert (program, result.exit_code) == ("landscape", 0), f"{line}\n{result.output}\n{result.exception!r}"
+
+
+def test_the_commands_on_sweeps_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("docs/sweeps.md", "") for line in block.splitlines()]
+    assert len(commands) >= 7
+    for line in commands:
+        result = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+    assert "4 runs: 4 done" in CliRunner().invoke(app, ["status", "out/sweep"]).output
+    (recipe,) = blocks("docs/sweeps.md", "sh")
+    (pods, cloud) = (yaml.safe_load(block) for block in blocks("docs/sweeps.md", "yaml"))
+    started = [
+        recipe.split("srun ")[1].split(),
+        [str(word) for word in pods["spec"]["template"]["spec"]["containers"][0]["command"]],
+        cloud["run"].split(),
+    ]
+    for program, name, _, *options in started:
+        assert (program, name) == ("landscape", "worker")
+        assert CliRunner().invoke(app, [name, "out/sweep", *options]).exit_code == 0
 
 
 def test_the_commands_on_importing_run(tmp_path, monkeypatch):

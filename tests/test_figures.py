@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+@pytest.fixture(scope="module")
+def ablations(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """What the figures of ablations compare."""
+    halves = [{"weight_norm": one, "gradient_norm": not one} for one in (True, False)]
+    settings = ((True, "momentum"), (False, "momentum"), (True, "random"))
+    ways = [{"adaptive": adaptive, "direction": way} for adaptive, way in settings]
+    runs = [run(method="lora"), *(run(method="ggpo", method_args=half) for half in halves)]
+    runs += [run(method="mgpo", method_args=way) for way in ways]
+    named = [replace(one, run_id=f"{one.method}-r8-lr0.0005-s0-{number:010d}") for number, one in enumerate(runs)]
+    return write(named, tmp_path_factory.mktemp("ablations") / "store")
+
+
 def test_the_papers_figures_are_there_with_what_they_are() -> None:
     assert {"mgpo1", "mgpo2", "mgpo3", "ggpo1", "ggpo2"} <= set(FIGURES)
     for name, script in FIGURES.items():
@@ -47,7 +60,8 @@ def test_the_papers_figures_are_there_with_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
-def test_every_figure_in_every_format(name: str, store: Store, tmp_path: Path) -> None:
+def test_every_figure_in_every_format(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    store = request.getfixturevalue("ablations" if name in ("ggpo3", "mgpo4", "table3", "table4") else "store")
     done = render(store, name, tmp_path / "deep" / "out", FORMATS)
     stems = [name, *(f"{name}-{number}" for number in range(2, len(done.figures) + 1))]
     assert [file.name for file in done] == [f"{stem}.{kind}" for stem in stems for kind in FORMATS]

@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "loss": set(),
     "resources": set(),
+    "doctor": set(),
     "measurement": {"loss"},
     "curvature": {"loss", "measurement"},
     "slices": {"loss", "measurement"},
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         *("config", "curvature", "data", "episodes", "generalization", "loss"),
         *("measurement", "methods", "models", "slices", "store"),
     },
+    "evaluation": {"analysis", "config", "data", "hub", "loss", "models", "store"},
     "sweeps": {"analysis", "config", "store", "training"},
     # Slices are drawn from what the store keeps of them, comparisons across a sweep from the runs' rows; runs are named
     # as their ids are.
@@ -45,6 +47,10 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"config", "episodes", "plots", "resources", "store"},
     # The table of flatness is a reading of what analyses left in the store.
     "report": {"analysis", "config", "figures", "plots", "store"},
+    "reproduction": {
+        *("analysis", "config", "data", "episodes", "evaluation", "figures", "generalization", "hub"),
+        *("plots", "resources", "store", "sweeps", "training"),
+    },
     "demo": {"analysis", "config", "report", "resources", "store", "sweeps"},
     "__main__": {"cli"},
     # The package itself hands out public names on first use; type checkers see where they come from.
@@ -54,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["cli"] = set(ALLOWED) - {"__init__", "__main__"}
 # Scripts beside the package, and what of it they may use.
 SCRIPTS = {
-    "figures": {"figures", "plots", "store", "resources", "errors"},
+    "figures": {"figures", "plots", "reproduction", "store", "resources", "errors"},
     "app": {
         *("analysis", "config", "episodes", "errors", "figures", "importers"),
         *("plots", "report", "resources", "store", "sweeps"),
@@ -129,7 +135,9 @@ def test_the_reader_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytes
 HEAVY = ("torch", "transformers", "streamlit", "scipy.stats")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["analyze", "--help"], ["app", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["sweep", "--help"], ["analyze", "--help"], ["app", "--help"], ["--version"]]
+)
 def test_help_is_light(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -142,3 +150,16 @@ def test_help_is_light(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert "landscape" in done.stdout
+
+
+def test_reading_analyses_is_light() -> None:
+    """The dashboard shows what was measured without loading what measures."""
+    code = (
+        "import sys\n"
+        "from landscape.analysis.flatness import flatness_table\n"
+        "from landscape.analysis.questions import QUESTIONS\n"
+        "flatness_table([])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ def show(context: Context) -> None:
 
 
 def _controls(context: Context) -> CurveView:
-    first = st.columns([2, 2, 2], vertical_alignment="bottom")
+    first = st.columns([4, 4, 3, 2], vertical_alignment="bottom")
     quantity = choose(
         first[0], "selectbox", "Quantity", list(NAMES), "quantity", format_func=NAMES.__getitem__,
         help="\n".join(f"- **{q.label}**: {q.help}" for q in QUANTITIES.values()),
@@ -40,18 +40,18 @@ def _controls(context: Context) -> CurveView:
         help="Width (standard deviation) of a centered kernel, for display only: tests and tables use raw values, "
         "which stay visible beneath. 0 draws raw values.",
     )  # fmt: skip
-    second = st.columns([1, 1, 1, 1.4, 1.4], vertical_alignment="bottom")
-    log_x = second[0].toggle("Log steps", key="logx", bind="query-params")
-    log_y = second[1].toggle("Log values", key="logy", bind="query-params", help="Not for differences.")
-    episodes = second[2].toggle(
-        "Rebounds", value=True, key="marks", bind="query-params",
-        help="Shade rebounds that `landscape analyze episodes` found, with their p-values.",
-    )  # fmt: skip
-    low = second[3].number_input("Inset from step", 0, None, 0, key="inset_from", bind="query-params")
-    high = second[4].number_input(
-        "to step (0: no inset)", 0, None, 0, key="inset_to", bind="query-params",
-        help="Repeats that stretch of the curve in a small frame.",
-    )  # fmt: skip
+    with first[3].popover("Axes", icon=":material/tune:", width="stretch", help="Log axes, marks and an inset."):
+        log_x = st.toggle("Log steps", key="logx", bind="query-params")
+        log_y = st.toggle("Log values", key="logy", bind="query-params", help="Not for differences.")
+        episodes = st.toggle(
+            "Rebounds", value=True, key="marks", bind="query-params",
+            help="Shade rebounds that `landscape analyze episodes` found, with their p-values.",
+        )  # fmt: skip
+        low = st.number_input("Inset from step", 0, None, 0, key="inset_from", bind="query-params")
+        high = st.number_input(
+            "to step (0: no inset)", 0, None, 0, key="inset_to", bind="query-params",
+            help="Repeats that stretch of the curve in a small frame.",
+        )  # fmt: skip
     inset = (float(low), float(high)) if high > low else None
     return CurveView(quantity, tuple(facet), smoothing, log_x, log_y, inset, episodes)
 
@@ -79,7 +79,7 @@ def _draw(context: Context, view: CurveView, live: bool) -> None:
     if not figure.members:
         st.info(f"None of these {len(runs)} runs logged: {plain(NAMES[view.quantity])}.", icon=":material/science:")
         return
-    clicked = draw_curves(figure, f"curves-{view.quantity}")
+    clicked = draw_curves(figure, f"curves-{view.quantity}", heading=False)
     st.caption("Click a point to open that snapshot." + (" New values appear by themselves." if live else ""))
     if clicked is not None:
         go("snapshot", run=clicked[0], step=clicked[1])

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.charts import draw, plain
+from app.charts import draw, plain, show_table
 from app.frame import Context, link, nothing_to_show, page, section, warn
 from app.index import RunRow
-from app.links import choose
+from app.links import choose, linked_rows, tell_rows
 from app.queue_panel import job_list
 from app.reader import problem_lines
 from app.run_figures import label
@@ -41,7 +41,7 @@ def show(context: Context) -> None:
         if not started:
             nothing_to_show(context, "None of these runs has started yet.", "landscape status STORE")
         return
-    runs = [context.reader.data(row) for row in tested]
+    runs = [context.reader.data(row, steps=False) for row in tested]
     warn([*context.unreadable, *problem_lines(runs)])
     runs = [run for run in runs if run.episodes is not None]
     with section("Rebounds", "One line a candidate. It counts when its q-value, adjusted for the number of runs "
@@ -73,9 +73,12 @@ def _table(context: Context, rows: Sequence[RunRow], runs: Sequence[RunData]) ->
     shown = found if only and len(found) else table
     if only and not len(found):
         st.caption("None counts, so every candidate is listed.")
-    event = st.dataframe(
-        shown[list(_SHOWN)], hide_index=True, on_select="rerun", selection_mode="single-row", key="episodes-table",
-        alt="Candidate rebounds with their p-values", height=min(380, 38 + 35 * max(1, len(shown))),
+    marks = [f"{run_id}@{peak:g}" for run_id, peak in zip(shown["id"], shown["peak"], strict=True)]
+    event = show_table(
+        shown[list(_SHOWN)], "episodes", "Candidate rebounds with their p-values",
+        "Tick a line to see the rebound on its curve and to open its snapshots.", on_select="rerun",
+        selection_mode="single-row", height=min(380, 38 + 35 * max(1, len(shown))),
+        selection_default=linked_rows("table-episodes", "episode", marks),
         column_config={
             "amplitude": st.column_config.NumberColumn("climb, nats", format="%.3f"),
             "amplitude_noise": st.column_config.NumberColumn(
@@ -90,11 +93,12 @@ def _table(context: Context, rows: Sequence[RunRow], runs: Sequence[RunData]) ->
             "recovery": st.column_config.NumberColumn("recovery, step", format="%d"),
         },
     )  # fmt: skip
-    chosen = event["selection"]["rows"]
-    if chosen and chosen[0] < len(shown):
-        _one(runs, {str(k): v for k, v in shown.iloc[chosen[0]].items()}, names)
-    else:
-        st.caption("Tick a line to see the rebound on its curve and to open its snapshots.")
+    chosen = [index for index in event["selection"]["rows"] if index < len(shown)]
+    tell_rows("episode", [marks[index] for index in chosen])
+    if chosen:
+        picked = {str(k): v for k, v in shown.iloc[chosen[0]].items()}
+        row = next(row for row in rows if row.id == picked["id"])
+        _one(context.reader.data(row), picked, names[row.id])
 
 
 def episode_rows(runs: Sequence[RunData], names: dict[str, str]) -> pd.DataFrame:
@@ -108,22 +112,19 @@ def episode_rows(runs: Sequence[RunData], names: dict[str, str]) -> pd.DataFrame
     return table.sort_values(["p_value", "amplitude_noise"], ascending=[True, False], kind="stable")
 
 
-def _one(runs: Sequence[RunData], row: Mapping[str, Any], names: dict[str, str]) -> None:
-    run = next(run for run in runs if run.run_id == row["id"])
+def _one(run: RunData, row: Mapping[str, Any], name: str) -> None:
     column = str(row["column"])
     if column not in run.metrics:
         return
     rows = run.episodes.loc[run.episodes["column"] == column] if run.episodes is not None else pd.DataFrame()
     marks = [_Mark(item) for item in rows.to_dict("records") if item["kind"] != "none"]
-    curve = MarkedCurve(
-        names[run.run_id], run.metrics["step"].to_numpy(float), run.metrics[column].to_numpy(float), marks
-    )
+    curve = MarkedCurve(name, run.metrics["step"].to_numpy(float), run.metrics[column].to_numpy(float), marks)
     draw(episode_curves([curve], y_label=f"{column}, nats/token", title="The rebound on its curve"), "one-episode")
     columns = st.columns(4)
-    for place, name in zip(columns, ("onset", "peak", "recovery"), strict=False):
-        if math.isfinite(float(row[name])):
+    for place, edge in zip(columns, ("onset", "peak", "recovery"), strict=False):
+        if math.isfinite(float(row[edge])):
             with place:
-                link("snapshot", f"Snapshot at its {name}", run=run.run_id, step=int(float(row[name])))
+                link("snapshot", f"Snapshot at its {edge}", run=run.run_id, step=int(float(row[edge])))
 
 
 class _Mark:
@@ -155,8 +156,8 @@ def _compare(runs: Sequence[RunData]) -> None:
     if not len(table):
         st.caption("There is nothing to compare: one method, or methods that share no seed at one setting.")
         return
-    st.dataframe(
-        table, hide_index=True, alt="Methods compared on paired seeds",
+    show_table(
+        table, "comparison", "Methods compared on paired seeds",
         column_config={
             "difference": st.column_config.NumberColumn("difference in rise, nats", format="%.3f"),
             "low": st.column_config.NumberColumn("interval from", format="%.3f"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.charts import draw, plain
+from app.charts import draw, plain, show_table
 from app.frame import Context, link, page, section
 from app.logs import MOST_CURVES, episode_table, examine, log_figure, read_upload, sentence
 from landscape.config.overrides import parse_assignments
@@ -47,7 +47,7 @@ def show(context: Context) -> None:
         draw(log_figure(tested, alpha, f"{column} of {log.path.name}"), "log")
         table = episode_table(tested)
         if len(table):
-            st.dataframe(table, hide_index=True, alt="Candidates, most significant first", column_config=_columns())
+            show_table(table, "candidates", "Candidates, most significant first", column_config=_columns())
     with section("Keep it", "As runs of this store, beside those trained here: curves, report and tables read them."):
         _keep(context, log, column)
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.charts import CONFIG, draw, plain, theme
+from app.charts import draw, draw_in_three_dimensions, plain
 from app.frame import Context, nothing_to_show, page, section, warn
 from app.links import choose, choose_several
 from app.reader import problem_lines
 from app.run_figures import label
-from landscape.plots import SurfaceSet, line_figures, surface_3d, surface_figures
+from landscape.plots import SurfaceSet, line_figures, surface_figures
 
 MOST_RUNS = 12
 
@@ -66,8 +66,7 @@ def _three(surfaces: Sequence[SurfaceSet]) -> None:
     numbers = [str(number) for number in range(len(places))]
     number = choose(right, "selectbox", "Surface", numbers, "surface", format_func=lambda i: _name(*places[int(i)]))
     figure, index = places[int(number)]
-    made = surface_3d(figure, index, theme=theme())
-    st.plotly_chart(made, theme=None, key="three-chart", config=CONFIG, height=560, alt=f"{_name(figure, index)} in 3D")
+    draw_in_three_dimensions(figure, index, _name(figure, index))
 
 
 def _name(figure: SurfaceSet, index: int) -> str:

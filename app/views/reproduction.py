@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.charts import plain
+from app.charts import plain, show_table
 from app.frame import Context, page, section
 from app.verdicts import COLUMNS, find_table, read_verdicts
 
@@ -25,8 +25,7 @@ def show(context: Context) -> None:
             place.metric(str(verdict), int(count))
         wanted = st.multiselect("Verdicts", list(found.index), key="verdict", bind="query-params", placeholder="all")
         shown = table[table["verdict"].isin(wanted)] if wanted else table
-        st.dataframe(shown, hide_index=True, alt="Paper values beside ours", column_config=_columns())
-        st.download_button("CSV", shown.to_csv(index=False), "reproduction.csv", "text/csv", on_click="ignore")
+        show_table(shown, "reproduction", "Paper values beside ours", column_config=_columns())
         st.caption(plain(f"From {path.name}. A value at another scale neither confirms nor refutes the paper's."))
 
 

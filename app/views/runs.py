@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.charts import draw, plain
+from app.charts import draw, plain, show_table
 from app.exports import report_bytes
 from app.frame import SYMBOLS, Context, counts, go, nothing_to_show, page, section
 from app.index import RunRow, differing_keys
-from app.links import choose
+from app.links import choose, linked_rows, tell_rows
 from app.reader import newest
-from app.run_figures import COSTS, label, pareto
+from app.run_figures import COSTS, known_costs, label, pareto, scores
 from landscape.report.page import duration
 
 ALWAYS = ("method", "rank", "learning_rate", "seed")
@@ -26,13 +26,14 @@ MOST_REPORTED = 200
 def show(context: Context) -> None:
     if not context.rows:
         nothing_to_show(context, "", "")
+        _running(context)
         return
     _counts(context)
     _running(context)
     with section("All runs"):
         _table(context)
     _failures(context.shown)
-    with section("What a loss costs", "Lower left is better. The dotted line joins the runs that no other run beats."):
+    with section("What a result costs", "The dotted line joins the runs that no other run beats in both."):
         _pareto(context)
     with section():
         _report(context)
@@ -82,31 +83,34 @@ def _table(context: Context) -> None:
         return
     differing = differing_keys(rows)
     group = choose(
-        st, "selectbox", "Group by", ["", *dict.fromkeys([*ALWAYS, *differing])], "group",
+        st.columns([1, 2])[0], "selectbox", "Group by", ["", *dict.fromkeys([*ALWAYS, *differing])], "group",
         format_func=lambda key: key or "no grouping", help="One line for each value of a setting, with the mean of its "
         "finished runs' last eval loss and their standard deviation.",
     )  # fmt: skip
     if group:
-        st.dataframe(grouped(rows, group), hide_index=True, alt=f"Runs grouped by {group}")
+        show_table(grouped(rows, group), "groups", f"Runs grouped by {group}")
         return
     keys = [*ALWAYS, *(key for key in differing if key not in ALWAYS)]
-    event = st.dataframe(
-        table(rows, keys), hide_index=True, on_select="rerun", selection_mode="multi-row", key="runs-table",
-        column_config=_columns(), height=min(440, 38 + 35 * len(rows)), alt="Runs with state, progress and last losses",
+    event = show_table(
+        table(rows, keys), "runs", "Runs with state, progress and last losses",
+        "Tick runs at the left to compare or open them. A click on a heading sorts.", on_select="rerun",
+        selection_mode="multi-row", selection_default=linked_rows("table-runs", "chosen", [row.id for row in rows]),
+        column_config=_columns(), height=min(440, 38 + 35 * len(rows)),
     )  # fmt: skip
     chosen = [rows[index] for index in event["selection"]["rows"] if index < len(rows)]
+    tell_rows("chosen", [row.id for row in chosen])
     _chosen(chosen)
 
 
 def _columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "progress": column.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
+        "progress": column.ProgressColumn("progress", format="percent", min_value=0, max_value=1, width="small"),
         "loss": column.NumberColumn("training loss", format="%.4f", help="The last step's, clean, in nats a token."),
         "eval": column.NumberColumn("eval loss", format="%.4f", help="The last on held-out examples, nats a token."),
         "se": column.NumberColumn("± se", format="%.4f", help="Standard error of the eval loss over examples."),
         "seconds": column.NumberColumn("wall time, s", format="%.0f", help="First start to last stop."),
-        "learning_rate": column.NumberColumn("learning rate", format="%.2g"),
+        "learning_rate": column.NumberColumn("lr", format="%.2g", help="Peak learning rate."),
         "error": column.TextColumn("what went wrong", width="medium"),
         "run": column.TextColumn("run", width="medium"),
     }
@@ -115,7 +119,7 @@ def _columns() -> dict[str, Any]:
 def table(rows: Sequence[RunRow], keys: Sequence[str]) -> pd.DataFrame:
     """One line a run: state, settings, progress, losses, time and error; settings of several values come last."""
     plain_keys = [key for key in keys if not any(isinstance(row.config.get(key), dict | list) for row in rows)]
-    return pd.DataFrame(
+    made = pd.DataFrame(
         {
             "state": [f"{SYMBOLS[row.state]} {row.state}" for row in rows],
             **{key: [row.config.get(key) for row in rows] for key in plain_keys},
@@ -130,6 +134,7 @@ def table(rows: Sequence[RunRow], keys: Sequence[str]) -> pd.DataFrame:
             "run": [row.id for row in rows],
         }
     )
+    return made if any(made["error"]) else made.drop(columns="error")
 
 
 def grouped(rows: Sequence[RunRow], key: str) -> pd.DataFrame:
@@ -155,7 +160,6 @@ def grouped(rows: Sequence[RunRow], key: str) -> pd.DataFrame:
 
 def _chosen(rows: Sequence[RunRow]) -> None:
     if not rows:
-        st.caption("Tick runs at the left of the table to compare or open them. A click on a heading sorts.")
         return
     left, middle, _ = st.columns([1, 1, 3])
     ids = ", ".join(f"'{row.id}'" for row in rows)
@@ -165,8 +169,9 @@ def _chosen(rows: Sequence[RunRow]) -> None:
         go("snapshot", run=rows[0].id, step=rows[0].step)
     keys = differing_keys(rows) if len(rows) > 1 else list(rows[0].config)
     st.markdown(f"**{'Settings in which they differ' if len(rows) > 1 else 'Settings'}**")
-    frame = pd.DataFrame({row.id: {key: _spell(row.config.get(key)) for key in keys} for row in rows})
-    st.dataframe(frame, alt="Settings of the chosen runs") if keys else st.caption("None.")
+    values = [{"setting": key, **{row.id: _spell(row.config.get(key)) for row in rows}} for key in keys]
+    frame = pd.DataFrame(values)
+    show_table(frame, "settings", "Settings of the chosen runs") if keys else st.caption("None.")
 
 
 def _failures(rows: Sequence[RunRow]) -> None:
@@ -183,15 +188,26 @@ def _failures(rows: Sequence[RunRow]) -> None:
 
 
 def _pareto(context: Context) -> None:
-    cost = choose(
-        st, "segmented_control", "Cost", list(COSTS), "cost", required=True,
-        format_func=lambda key: COSTS[key].axis, help=" ".join(f"**{c.axis}**: {c.help}" for c in COSTS.values()),
+    rows = context.readable
+    costs, offered = known_costs(rows), scores(rows)
+    if not costs:
+        st.caption("No run that is shown has been trained yet.")
+        return
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    name = choose(
+        left, "selectbox", "Result", list(offered), "score", format_func=lambda key: offered[key].axis,
+        help="The last one of each run, in evaluation mode where it is held out.",
     )  # fmt: skip
-    figure = pareto(context.readable, cost)
+    cost = choose(
+        right, "segmented_control", "Cost", costs, "cost", required=True,
+        format_func=lambda key: COSTS[key].axis.split(",")[0],
+        help=" ".join(f"**{COSTS[key].axis}**: {COSTS[key].help}" for key in costs),
+    )  # fmt: skip
+    figure = pareto(rows, cost, offered[name])
     if figure.panels[0].curves:
         draw(figure, "pareto", heading=False)
     else:
-        st.caption("No run that is shown has an eval loss yet.")
+        st.caption("No run that is shown has both numbers yet.")
 
 
 def _report(context: Context) -> None:

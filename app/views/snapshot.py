@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.charts import draw, plain
+from app.charts import draw, plain, show_table
 from app.curve_figures import single_run
 from app.exports import adapter_bytes
 from app.frame import SYMBOLS, Context, link, nothing_to_show, page, section, warn
 from app.index import RunRow
-from app.links import choose
+from app.links import choose, choose_number
 from app.measurements import (
     MEASUREMENTS,
     Number,
@@ -42,7 +42,7 @@ def show(context: Context) -> None:
         data = context.reader.data(row)
         warn(data.problems)
         logged = numbers_at(row, step, data.metrics, data.evaluations)
-        left, right = st.columns([5, 4])
+        left, right = st.columns(2)
         with left:
             figure = single_run(data, step)
             if any(panel.curves for panel in figure.panels):
@@ -51,9 +51,10 @@ def show(context: Context) -> None:
                 st.caption("Nothing was logged of this run yet.")
         with right:
             st.subheader("Logged here", anchor=False)
-            _numbers(logged, "Nothing was logged at this step.")
+            _numbers(logged, "Logged here", "Nothing was logged at this step.")
     with section("Measured here", "What analyses found on this very snapshot."):
-        _numbers(measured_at(step, lambda name: context.reader.analysis(row, name)), "Nothing yet.")
+        found = measured_at(step, lambda name: context.reader.analysis(row, name))
+        _numbers(found, "Measured here", "Nothing yet.")
     with section("Measure more"):
         _measure(context, row, captured, step)
     with section("Take it with you"):
@@ -71,7 +72,7 @@ def _run(context: Context) -> RunRow | None:
     rows = {row.id: row for row in context.rows}
     order = sorted(ids, key=lambda run_id: (rows[run_id].state != "running", label(rows[run_id]), run_id))
     chosen = choose(
-        st, "selectbox", "Run", order, "run",
+        st, "selectbox", "Run", order, "run", always=True,
         format_func=lambda i: f"{SYMBOLS[rows[i].state]} {label(rows[i])}  ({i})" if i in rows else i,
     )  # fmt: skip
     return rows.get(chosen)
@@ -87,17 +88,17 @@ def _captured(context: Context, row: RunRow) -> list[int]:
 
 def _step(row: RunRow, captured: list[int]) -> int:
     last = captured[-1] if captured else row.step
-    before, after = neighbors(captured, int(st.session_state.get("step", last)))
+    columns = st.columns([1, 2, 1, 4], vertical_alignment="bottom")
+    step = choose_number(columns[1], "Step", "step", default=last)
+    before, after = neighbors(captured, step)
 
     def jump(step: int) -> None:
         st.session_state["step"] = step
 
-    columns = st.columns([1, 2, 1, 4], vertical_alignment="bottom")
     columns[0].button(
         "Before", icon=":material/chevron_left:", disabled=before is None, on_click=jump, args=(before,),
         help="The snapshot before this one.", width="stretch",
     )  # fmt: skip
-    step = columns[1].number_input("Step", 0, None, last, key="step", bind="query-params")
     columns[2].button(
         "After", icon=":material/chevron_right:", disabled=after is None, on_click=jump, args=(after,),
         help="The snapshot after this one.", width="stretch",
@@ -112,7 +113,7 @@ def _step(row: RunRow, captured: list[int]) -> int:
         else:
             many = f"One of {len(captured)} snapshots, from step {captured[0]} to {captured[-1]}."
             st.caption(many if len(captured) > 1 else "The only snapshot of this run.")
-    return int(step)
+    return step
 
 
 def _headline(row: RunRow, step: int) -> None:
@@ -125,17 +126,15 @@ def _headline(row: RunRow, step: int) -> None:
             st.code(error, language=None, wrap_lines=True)
 
 
-def _numbers(numbers: list[Number], nothing: str) -> None:
+def _numbers(numbers: list[Number], title: str, nothing: str) -> None:
     if not numbers:
         st.caption(nothing)
         return
     frame = pd.DataFrame([vars(number) for number in numbers])
     if not any(frame["about"]):
         frame = frame.drop(columns="about")
-    st.dataframe(
-        frame, hide_index=True, alt="Numbers of this snapshot", height=38 + 35 * len(frame),
-        column_config={"name": "what", "value": "value", "about": "space and data"},
-    )  # fmt: skip
+    frame = frame.rename(columns={"name": "what", "about": "space and data"})
+    show_table(frame, title.lower().replace(" ", "-"), title, height=38 + 35 * len(frame))
 
 
 def _measure(context: Context, row: RunRow, captured: list[int], step: int) -> None:
@@ -143,8 +142,9 @@ def _measure(context: Context, row: RunRow, captured: list[int], step: int) -> N
         st.caption("Analyses need snapshots.")
         return
     columns = st.columns([2, 2, 1], vertical_alignment="bottom")
-    name = columns[0].selectbox(
-        "Analysis", list(MEASUREMENTS), format_func=lambda key: MEASUREMENTS[key].title,
+    name = choose(
+        columns[0], "selectbox", "Analysis", list(MEASUREMENTS), "analysis",
+        format_func=lambda key: MEASUREMENTS[key].title,
         help="\n".join(f"- **{m.title}**: {m.help}" for m in MEASUREMENTS.values()),
     )  # fmt: skip
     chosen = MEASUREMENTS[name]
@@ -162,7 +162,9 @@ def _measure(context: Context, row: RunRow, captured: list[int], step: int) -> N
     if lacking:
         st.caption("This run did not capture Adam's moments (`capture: {moments: true}`).")
     st.caption(f"{chosen.help} The same on the command line:")
-    st.code("landscape " + " ".join(f'"{part}"' if " " in part else part for part in arguments), language="bash")
+    st.code(
+        "landscape " + " ".join(f'"{part}"' if " " in part else part for part in arguments), "bash", wrap_lines=True
+    )
     job_list(context.jobs)
 
 
@@ -176,7 +178,7 @@ def _streams(context: Context, row: RunRow) -> list[str]:
 def _adapter(context: Context, row: RunRow, captured: list[int], step: int) -> None:
     left, right = st.columns([1, 2])
     with left:
-        if step in captured and row.config.get("method") != "full":
+        if step in captured and "full" not in (row.config.get("method"), row.config.get("adapter")):
             if st.button("Pack the adapter", icon=":material/archive:", help="A folder that `peft` loads, as a zip."):
                 content = adapter_bytes(context.reader.run(row.id), step)
                 st.download_button(

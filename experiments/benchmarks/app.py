@@ -4,8 +4,10 @@
     python experiments/benchmarks/app.py --runs 100 --steps 1000
 
 The store is made of a few distinct runs and links to their files under other settings: what the dashboard reads is as
-large as if all were different. Times are from the request until the page has settled and its charts are drawn, the
-median over repetitions; the first one also reads the store for the first time. The JSON names the hardware.
+large as if all were different. All runs were tested for rebounds, and their sharpness is there. Times are from the
+request (or the key press) until the page has settled and its charts are drawn, the median over repetitions; "not read
+yet" is the first request to a server that just started. Memory is the server's highest. The JSON names the hardware and
+the machine's load before and after.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,22 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from landscape.analysis import analyze_episodes  # noqa: E402
+from landscape.analysis.tables import write_table  # noqa: E402
 from landscape.config import RunConfig  # noqa: E402
 from landscape.store import Store  # noqa: E402
+from tests import synthetic_runs  # noqa: E402
 from tests.app.browser import chromium, serving, settled  # noqa: E402
 
 BOUNDS = {
-    "first page, s": 2.0, "filter on runs, s": 1.0, "filter on curves, s": 1.0, "points in a figure": 50_000,
+    "first page, s": 2.0, "filter on runs, s": 1.0, "filter on curves, s": 1.0, "filter on episodes, s": 1.0,
+    "filter on sharpness, s": 1.0, "points in a figure": 50_000, "WebGL views on a page": 1,
     "memory of the server, GB": 1.0,
 }  # fmt: skip
-RESULT = Path(__file__).parent / "results" / "app.json"
+RESULT = Path(__file__).parent / "results" / "app-cpu.json"
+PAGES = ("", "curves", "snapshot", "episodes", "sharpness", "landscape", "importing", "reproduction")
 DISTINCT = 6
+ANALYSES = ("analysis/episodes.parquet", "analysis/sharpness.parquet")
 REPEATS = 5
 METHODS, RANKS, RATES = ("lora", "mgpo", "ggpo", "full"), (8, 16, 32, 64, 128), (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 
@@ -61,11 +70,14 @@ def make_store(path: Path, runs: int, steps: int) -> Store:
                     attempt.log(record)
             run.set_status(state="done", step=steps)
             run.compact()
+            analyze_episodes(run)
+            values = synthetic_runs.sharpness(run.config.model_dump(mode="json"), steps // 12)
+            write_table(run.analysis_dir / "sharpness.parquet", values)
             sources.append(run)
             continue
         source = sources[number % DISTINCT]
-        (run.path / "attempts" / "1").mkdir(parents=True)
-        for name in ("metrics.parquet", "attempts/1/metrics.jsonl"):
+        for name in ("metrics.parquet", "attempts/1/metrics.jsonl", *ANALYSES):
+            (run.path / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(source.path / name, run.path / name)
         run.set_status(state="done", step=steps, attempt=1)
     return store
@@ -117,18 +129,46 @@ def measure(url: str, page: Any) -> dict[str, float]:
 
         return go
 
-    cold = timed(opened(""))
-    first = statistics.median(timed(opened("")) for _ in range(REPEATS))
-    on_runs = statistics.median(timed(filtered(f"rank == {rank}")) for rank in RANKS)
-    opened("curves?where=rank+%3D%3D+8+and+lr+%3D%3D+1e-4")()
-    on_curves = statistics.median(timed(filtered(f"rank == {rank} and lr == 1e-4")) for rank in (16, 32, 64, 128))
-    points = page.evaluate(
-        "() => Math.max(...[...document.querySelectorAll('.js-plotly-plot')].map("
-        "plot => plot._fullData.reduce((sum, trace) => sum + (trace.x ? trace.x.length : 0), 0)))"
-    )
+    def on(name: str, more: str = "") -> float:
+        """Change of filter on a page: every one to runs that were not shown before."""
+        opened(f"{name}?where=rank+%3D%3D+8{more.replace(' ', '+').replace('=', '%3D')}")()
+        return statistics.median(timed(filtered(f"rank == {rank}{more}")) for rank in RANKS[1:])
+
+    found = {"first page, store not read yet, s": timed(opened(""))}
+    found["first page, s"] = statistics.median(timed(opened("")) for _ in range(REPEATS))
+    found["filter on runs, s"] = on("")
+    found["filter on curves, s"] = on("curves", " and lr == 1e-4")
+    for name in ("episodes", "sharpness"):
+        found[f"{name}, not read yet, s"] = timed(opened(name))
+        found[f"filter on {name}, s"] = on(name, " and lr == 1e-4")
+    points, views = [], []
+    for name in PAGES:
+        opened(name)()
+        points.append(page.evaluate(POINTS))
+        views.append(page.evaluate("() => document.querySelectorAll('.js-plotly-plot .gl-container').length"))
+    return found | {"points in a figure": max(points), "WebGL views on a page": max(views)}
+
+
+POINTS = """() => Math.max(0, ...[...document.querySelectorAll('.js-plotly-plot')].map(
+  plot => plot._fullData.reduce((sum, trace) => sum + (trace.x ? trace.x.length : 0), 0)))"""
+
+
+def highest(process: psutil.Process) -> float:
+    """Most main memory that a process took, GB."""
+    path = Path(f"/proc/{process.pid}/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    return max([process.memory_info().rss, *peaks]) / 1e9
+
+
+def machine(before: float) -> dict[str, Any]:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "first page, store not read yet, s": cold, "first page, s": first, "filter on runs, s": on_runs,
-        "filter on curves, s": on_curves, "points in a figure": points,
+        "processor": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "load before": before, "load after": os.getloadavg()[0],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
@@ -139,20 +179,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--store", type=Path, help="made here before, or made now and kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        store = make_store(Path(folder) / "store", options.runs, options.steps)
+        path = options.store or Path(folder) / "store"
+        store = Store.open(path) if path.is_dir() else make_store(path, options.runs, options.steps)
+        before = os.getloadavg()[0]
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         with serving(store.path) as url:
             found = measure(url, page)
             servers = [child for child in psutil.Process().children() if "streamlit" in " ".join(child.cmdline())]
-            found["memory of the server, GB"] = sum(child.memory_info().rss for child in servers) / 1e9
+            found["memory of the server, GB"] = sum(map(highest, servers))
         browser.close()
-    load = os.getloadavg()[0]
     result = {
-        "runs": options.runs, "steps": options.steps, "found": found, "bounds": BOUNDS,
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": load},
+        "runs": options.runs, "steps": options.steps, "found": found, "bounds": BOUNDS, "machine": machine(before),
     }  # fmt: skip
     for name, value in found.items():
         bound = BOUNDS.get(name)

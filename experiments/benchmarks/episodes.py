@@ -1,4 +1,4 @@
-"""The episode detector held to account: false alarms, sensitivity, p-values, rivals, semi-real curves, speed.
+"""The episode detector held to account: false alarms, sensitivity, p-values, rivals, real and semi-real curves, speed.
 
     python experiments/benchmarks/episodes.py --curves 60 -o episodes-dev.json            # development seeds
     python experiments/benchmarks/episodes.py --split test --curves 250 --runs runs/      # once a release
@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from landscape.episodes import benchmark_run
+from landscape.episodes.real_runs import load_real_runs
 from landscape.episodes.semireal import SharedRuns, load_shared_runs, save_shared_runs
 from landscape.errors import UsageError
 
 SEEDS, STEPS = 3, 250
+REAL = Path(__file__).with_name("episodes_real.csv")
+"""Step losses of real runs, from experiments/episodes.yaml."""
 TINY: dict[str, Any] = {
     "model": "tiny", "task": "arithmetic", "method": "lora", "rank": 8, "alpha": "r", "learning_rate": 1e-3,
     "max_steps": STEPS, "per_device_train_batch_size": 8, "eval_steps": STEPS, "eval_examples": 16,
@@ -62,7 +65,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder with, or for, the runs behind the semi-real curves")
     arguments = parser.parse_args()
     runs = None if arguments.runs is None else shared_runs(arguments.runs)
-    benchmark_run.run(arguments, runs)
+    benchmark_run.run(arguments, runs, load_real_runs(REAL))
 
 
 if __name__ == "__main__":

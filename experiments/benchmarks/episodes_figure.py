@@ -39,11 +39,11 @@ def style(detector: str) -> dict[str, Any]:
 
 def false_alarms(axes: Axes, rows: Rows) -> None:
     """Rates per confounder at documented settings; ours with its interval."""
-    names = list(dict.fromkeys(row["confounder"] for row in rows))
+    names = list(dict.fromkeys(row["group"] for row in rows))
     at = {name: i for i, name in enumerate(names)}
     for k, detector in enumerate(dict.fromkeys(row["detector"] for row in rows)):
         mine = [row for row in rows if row["detector"] == detector]
-        x = np.array([at[row["confounder"]] for row in mine]) + 0.1 * (k - 2.5)
+        x = np.array([at[row["group"]] for row in mine]) + 0.1 * (k - 2.5)
         axes.plot(x, [row["rate"] for row in mine], linestyle="none", **style(detector))
         if detector == OURS:
             axes.vlines(x, [r["low"] for r in mine], [r["upper"] for r in mine], color=COLORS[OURS], linewidth=2)

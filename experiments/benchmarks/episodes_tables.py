@@ -1,17 +1,23 @@
-"""Prints the tables of `docs/episodes.md` from a result of the episode benchmark.
+"""Prints the tables of `docs/episodes.md` from results of the benchmark and of the watch's, or writes them there.
 
-python experiments/benchmarks/episodes_tables.py results/episodes-test.json
+    python experiments/benchmarks/episodes_tables.py results/episodes-test.json results/watch-test.json
+    python experiments/benchmarks/episodes_tables.py results/*-test.json --docs docs/episodes.md
+
+In the page a line ``<!-- table NAME -->`` stands before each of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-OURS = "landscape"
+from landscape.episodes.benchmark_tables import LOGARITHM, NO_ERRORS, OURS
+from landscape.episodes.goals import goals
+
 NAME = "`detect_episodes`"
 
 Rows = list[dict[str, Any]]
@@ -31,8 +37,8 @@ def ordered(rows: Rows, key: str) -> list[Any]:
 
 def false_alarms(rows: Rows) -> str:
     """Rates per confounder, documented and tuned."""
-    names = ordered(rows, "confounder")
-    at = {(row["detector"], row["confounder"]): row for row in rows}
+    names = ordered(rows, "group")
+    at = {(row["detector"], row["group"]): row for row in rows}
     body = [[f"{NAME}, p ≤ 0.05", *(f"{at[OURS, c]['rate']:.4f} (≤ {at[OURS, c]['upper']:.3f})" for c in names)]]
     body += [
         [name, *(f"{at[name, c]['rate']:.2f}; tuned {at[name, c]['rate_tuned']:.3f}" for c in names)]
@@ -44,9 +50,10 @@ def false_alarms(rows: Rows) -> str:
 def cell(row: dict[str, Any]) -> str:
     """Amplitude and duration, and what is unusual."""
     kind = {1.0: "", 0.5: ", half lost", 0.0: ", never back"}[row["recovered"]]
-    return f"{row['amplitude']:g}, {100 * row['duration']:g} %{kind}" + (
-        f", ×{row['episodes']}" if row["episodes"] > 1 else ""
-    )
+    ends = dict.fromkeys((min(row["lengths"], default=0), max(row["lengths"], default=0)))
+    points = f"; {' to '.join(map(str, ends))} points" if row["lengths"] else ""
+    several = f", ×{row['episodes']}" if row["episodes"] > 1 else ""
+    return f"{row['amplitude']:g}, {100 * row['duration']:g} %{kind}{several}{points}"
 
 
 def sensitivity(rows: Rows) -> str:
@@ -84,6 +91,50 @@ def p_values(rows: Rows) -> str:
     return markdown(["noise", "trends", "curves", *(f"P(p ≤ {a})" for a in levels), "KS", "KS, excess"], body)
 
 
+def of_family(rows: Rows, family: str) -> Rows:
+    """The rows of one kind of curves."""
+    return [row for row in rows if row["family"] == family]
+
+
+def other_false_alarms(rows: Rows) -> str:
+    """Ours on gradient norms and evaluations, on the raw curve and otherwise; the rivals tuned, over all groups."""
+    body = []
+    for family, other, said in (
+        ("gradient norm", LOGARITHM, ("as it is", "its logarithm")),
+        ("evaluation", NO_ERRORS, ("standard errors given", "not given")),
+    ):
+        at = {(row["detector"], row["group"]): row for row in of_family(rows, family)}
+        for group in ordered(of_family(rows, family), "group"):
+            cells = [f"{said[k]}: {_rate(at[f'{OURS}{suffix}', group])}" for k, suffix in enumerate(("", other))]
+            body.append([family, group.replace("_", " "), f"{at[OURS, group]['curves']:,}", *cells])
+    return markdown(["kind", "group", "curves", NAME, "and"], body)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['rate']:.4f} (≤ {row['upper']:.3f})"
+
+
+def other_sensitivity(rows: Rows) -> str:
+    """One line a cell: ours both ways, and the best of the rivals; † where ours is significantly behind it."""
+    body = []
+    for family, other in (("gradient norm", LOGARITHM), ("evaluation", NO_ERRORS)):
+        mine = of_family(rows, family)
+        cells: Rows = [row | {"cell": cell(row) if row["amplitude"] != "all" else "all"} for row in mine]
+        for name in ordered(cells, "cell"):
+            here = {row["detector"]: row for row in cells if row["cell"] == name}
+            best = max((row for key, row in here.items() if not key.startswith(OURS)), key=lambda row: row["f1"])
+            dagger = "†" if best["behind_high"] < 0 else ""
+            body.append(
+                [
+                    family, name, f"**{here[OURS]['f1']:.3f}**",
+                    f"{here[OURS]['precision']:.3f} / {here[OURS]['recall']:.3f}",
+                    f"{here[f'{OURS}{other}']['f1']:.3f}", f"{best['f1']:.3f}{dagger} ({best['detector']})",
+                ]
+            )  # fmt: skip
+    head = ["kind", "amplitude, duration", NAME, "precision / recall", "on the logarithm; without errors"]
+    return markdown([*head, "best rival, tuned"], body)
+
+
 def controls(rows: Rows) -> str:
     """Recall raw and adjusted, at p ≤ 0.05 and at equal rate."""
     kinds = ("raw", "base", "sibling")
@@ -107,20 +158,90 @@ def speed(rows: Rows) -> str:
     return markdown(["points", *(f"{n:,}" for n in points)], [["ms", *times]])
 
 
-TABLES = {
-    "false_positives": false_alarms, "sensitivity": sensitivity, "calibration": p_values, "semi_real": controls,
-    "speed": speed,
+def false_warnings(rows: Rows) -> str:
+    """The watch's false alarms by what is logged and what confounds."""
+    names = ordered(rows, "confounder")
+    body = []
+    for every in ordered(rows, "logging_steps"):
+        cells = []
+        for name in names:
+            told = {row["told"]: row for row in rows if (row["logging_steps"], row["confounder"]) == (every, name)}
+            untold = f"; not told {told[False]['rate']:.3f}" if False in told else ""
+            cells.append(f"{told[True]['rate']:.3f} (≤ {told[True]['upper']:.3f}){untold}")
+        body.append([str(every), *cells])
+    return markdown(["`logging_steps`", *(name.replace("_", " ") for name in names)], body)
+
+
+def delays(rows: Rows) -> str:
+    """Episodes noticed before they ended, and the median delay as a share of the episode."""
+    shown = [row | {"cell": f"{row['amplitude']:g}, {100 * row['duration']:g} %"} for row in rows]
+    names = ordered(shown, "cell")
+    at = {(row["logging_steps"], row["cell"]): row for row in shown}
+    body = [
+        [str(every), *(f"{at[every, n]['noticed']:.2f}, {100 * at[every, n]['delay']:.0f} %" for n in names)]
+        for every in ordered(shown, "logging_steps")
+    ]
+    return markdown(["`logging_steps`", *names], body)
+
+
+def real_runs(rows: Rows) -> str:
+    """Real runs: what is found of those with a rebound, and said of those without."""
+    body = [
+        [
+            row["detector"] if row["detector"] != OURS else NAME, "known" if row["warmup_steps"] else "not known",
+            f"{row['found']} of {row['with']} ({row['placed']})", f"{row['false']} of {row['without']}",
+            f"{row['precision']:.2f} / {row['recall']:.2f}", f"{row['auc']:.3f}", str(row["unclear"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    head = ["detector", "warm-up", "rebounds found (placed)", "false", "precision / recall", "AUC", "unclear"]
+    return markdown(head, body)
+
+
+def goal_table(whole: dict[str, Any]) -> str:
+    """What was aimed at and what was measured."""
+    body = [[goal.name, goal.measured, goal.bound, "yes" if goal.met else "**no**"] for goal in goals(whole)]
+    return markdown(["goal", "measured", "bound", "met"], body)
+
+
+PARTS = {
+    "false_positives": false_alarms, "sensitivity": sensitivity, "other_false_positives": other_false_alarms,
+    "other_sensitivity": other_sensitivity, "calibration": p_values, "semi_real": controls, "speed": speed,
+    "real": real_runs,
+    "false_alarms": false_warnings, "delays": delays,
 }  # fmt: skip
+"""Tables by the part of a result that they show."""
 
 
-def main() -> None:
-    """Print all tables that the result has."""
+def tables(results: Sequence[Path]) -> dict[str, str]:
+    """All tables that the results have, by name."""
+    whole: dict[str, Any] = {}
+    for path in results:
+        whole |= json.loads(path.read_text(encoding="utf-8"))
+    found = {name: table(whole[name]) for name, table in PARTS.items() if whole.get(name)}
+    return {"goals": goal_table(whole), **found}
+
+
+def filled(text: str, found: dict[str, str]) -> str:
+    """The page with its tables replaced."""
+    for name, table in found.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n\n)(?:\|.*\n)*\n?")
+        text = pattern.sub(lambda match, table=table: match.group(1) + table + "\n", text)
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print all tables that the results have, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
-    result = json.loads(parser.parse_args().result.read_text(encoding="utf-8"))
-    for name, table in TABLES.items():
-        if result.get(name):
-            print(f"\n{name}\n\n{table(result[name])}")
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--docs", type=Path, help="page to write them into")
+    options = parser.parse_args(arguments)
+    found = tables(options.results)
+    if options.docs:
+        options.docs.write_text(filled(options.docs.read_text(encoding="utf-8"), found), encoding="utf-8")
+        return
+    for name, table in found.items():
+        print(f"\n{name}\n\n{table}")
 
 
 if __name__ == "__main__":

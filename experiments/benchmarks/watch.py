@@ -1,80 +1,63 @@
-"""How soon `EpisodeWatchCallback`'s rule notices a rebound, and how often it cries wolf, on synthetic curves.
+"""How soon the watch notices a rebound, how often it cries wolf, and where its threshold comes from.
 
-python experiments/benchmarks/watch.py --curves 400
+    python experiments/benchmarks/watch.py --curves 400                                    # development seeds
+    python experiments/benchmarks/watch.py --curves 400 --split test -o watch-test.json
+    python experiments/benchmarks/watch.py --tune --curves 1000                            # development seeds only
+
+`EpisodeWatchCallback` and the watch of `landscape train` follow the rule that is measured,
+`landscape.episodes.online.OnlineWatch`.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from landscape.episodes.benchmark import DEVELOPMENT, TEST, clopper_pearson, draw_recipes
-from landscape.episodes.synthetic import CONFOUNDERS, SyntheticCurve, generate
-from landscape.training.watch import EventWatch, WatchEvent
+from landscape.episodes.benchmark import DEVELOPMENT, TEST, draw_recipes
+from landscape.episodes.benchmark_online import delay_rows, false_alarm_rows, highest_score
+from landscape.episodes.benchmark_run import printed, write_result
+from landscape.episodes.online import THRESHOLD
+from landscape.episodes.synthetic import CONFOUNDERS, generate
 
-CELLS = ((4, 0.1), (6, 0.05), (6, 0.1), (6, 0.25), (12, 0.05), (12, 0.1))
-"""(amplitude in noise units of a step's loss, duration as a share of the run)."""
-LOGGED = (1, 5, 10)
-"""Steps that one logged value is the mean of."""
-
-
-def events(curve: SyntheticCurve, every: int) -> tuple[WatchEvent, ...]:
-    """What is noticed when the mean of every so many steps is logged, as a Trainer does."""
-    watch = EventWatch(curve.warmup_steps)
-    n = len(curve.values) // every * every
-    means = curve.values[:n].reshape(-1, every).mean(axis=1)
-    steps = curve.steps[every - 1 : n : every].astype(int)
-    watch.replay(zip(steps.tolist(), means.tolist(), strict=True))
-    return tuple(watch.events)
+RATE = 0.05
+TUNING = DEVELOPMENT + 400_000
 
 
-def false_alarms(count: int, first: int) -> None:
-    """Share of runs without an episode in which anything is noticed."""
-    print(f"\n### Runs without an episode in which the watch warns ({count} a cell; upper 95 % bound)\n")
-    print("| logging_steps | " + " | ".join(CONFOUNDERS) + " |")
-    print("|---" * (len(CONFOUNDERS) + 1) + "|")
-    for every in LOGGED:
-        cells = []
-        for k, confounder in enumerate(CONFOUNDERS):
-            recipes = draw_recipes(count, np.random.default_rng([first, 5, k]), confounder=confounder)
-            alarms = sum(bool(events(generate(r, first + 50_000 + s), every)) for s, r in enumerate(recipes))
-            cells.append(f"{alarms / count:.3f} (≤ {clopper_pearson(alarms, count)[1]:.3f})")
-        print(f"| {every} | " + " | ".join(cells) + " |", flush=True)
+def thresholds(count: int) -> dict[str, float]:
+    """For each confounder the threshold that `RATE` of the runs without an episode exceed, every step watched."""
+    result = {}
+    for confounder in CONFOUNDERS:
+        recipes = draw_recipes(count, np.random.default_rng([TUNING, 7]), confounder=confounder)
+        scores = [highest_score(generate(recipe, TUNING + s), 1) for s, recipe in enumerate(recipes)]
+        result[confounder] = float(np.quantile(scores, 1 - RATE))
+    return result
 
 
-def delays(count: int, first: int) -> None:
-    """Share of episodes noticed before they end, and how long after their onset."""
-    print(f"\n### Episodes noticed before they end, and the delay after their onset ({count} a cell)\n")
-    print("| logging_steps | amplitude, duration | noticed | median delay, % of the episode | 90 % | % of the run |")
-    print("|---" * 6 + "|")
-    for every in LOGGED:
-        for k, (amplitude, duration) in enumerate(CELLS):
-            fixed = {"confounder": "none", "episodes": 1, "amplitude": float(amplitude), "duration": duration}
-            late, of_run = [], []
-            for s, recipe in enumerate(draw_recipes(count, np.random.default_rng([first, 6, k]), **fixed)):
-                curve = generate(recipe, first + 60_000 + s)
-                truth = curve.episodes[0]
-                seen = [e.step for e in events(curve, every) if truth.onset <= e.step <= truth.recovery]
-                if seen:
-                    late.append((seen[0] - truth.onset) / (truth.recovery - truth.onset))
-                    of_run.append((seen[0] - truth.onset) / recipe.points)
-            median, most = np.percentile(late, [50, 90]) if late else (np.nan, np.nan)
-            print(
-                f"| {every} | {amplitude}, {duration:.0%} | {len(late) / count:.2f} | {median:.0%} | {most:.0%} "
-                f"| {np.median(of_run) if of_run else np.nan:.1%} |",
-                flush=True,
-            )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one split, or tune."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=int, default=200, help="curves in each cell")
     parser.add_argument("--split", choices=("development", "test"), default="development")
-    options = parser.parse_args()
+    parser.add_argument("--tune", action="store_true", help="print the thresholds that 5 % of the runs exceed")
+    parser.add_argument("-o", "--output", help="JSON file for the tables")
+    options = parser.parse_args(arguments)
+    if options.tune:
+        for confounder, threshold in thresholds(options.curves).items():
+            print(f"{confounder}: {threshold:.2f}")
+        return
     first = TEST if options.split == "test" else DEVELOPMENT + 200_000
-    false_alarms(options.curves, first)
-    delays(options.curves, first)
+    result: dict[str, Any] = {
+        "setting": {"split": options.split, "first_seed": first, "curves": options.curves, "threshold": THRESHOLD},
+        "false_alarms": list(false_alarm_rows(options.curves, first)),
+    }
+    printed("Runs without an episode in which the watch warns", result["false_alarms"])
+    result["delays"] = list(delay_rows(options.curves, first))
+    printed("Episodes noticed before they end, and the delay after their onset", result["delays"])
+    if options.output:
+        write_result(result, options.output)
 
 
 if __name__ == "__main__":

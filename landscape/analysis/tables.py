@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.errors import StoreError
-from landscape.store.atomic import replacing
+from landscape.store.tables import read_table
+from landscape.store.tables import write_table as store_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,16 +30,12 @@ def read_rows(path: Path, columns: Iterable[str], optional: Sequence[str] = ()) 
     Raises:
         StoreError: the file is damaged, or has not all of the columns that are not optional.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return []
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StoreError(f"{path} is damaged ({reason}); delete it to measure again") from error
+        table = read_table(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; delete it to measure again") from error
+    if table is None:
+        return []
     absent = [name for name in columns if name not in table.column_names]
     if required := [name for name in absent if name not in optional]:
         raise StoreError(f"{path} has no column {required[0]!r}; delete it to measure again")
@@ -80,11 +77,8 @@ def _arrow(rows: Iterable[Row], types: Mapping[str, str]) -> pa.Table:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create {path.parent}: {error.strerror}") from error
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    store_table(path, table)

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from landscape import __version__
-from landscape.cli import analysis, dashboard, detect, importing, results, runs
+from landscape.cli import (
+    analysis,
+    dashboard,
+    detect,
+    doctor,
+    evaluate,
+    importing,
+    maintenance,
+    reproduce,
+    results,
+    runs,
+    status,
+    worker,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,15 +30,24 @@ app = typer.Typer(
 
 app.command()(runs.train)
 app.command()(runs.sweep)
-app.command()(runs.status)
+app.command()(worker.resume)
+app.command()(worker.worker)
+app.command()(status.status)
+app.command()(maintenance.verify)
+app.command()(maintenance.prune)
+app.command()(maintenance.pack)
+app.command()(maintenance.merge)
 app.add_typer(analysis.app, name="analyze")
+app.command()(evaluate.evaluate)
 app.command()(detect.detect)
 app.command("import")(importing.import_)
 app.command()(results.figures)
+app.command()(reproduce.reproduce)
 app.command()(results.report)
 app.command("app")(dashboard.app)
 app.command("export-adapter")(results.export_adapter)
 app.command()(results.methods)
+app.command()(doctor.doctor)
 app.command()(results.demo)
 
 

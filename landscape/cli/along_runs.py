@@ -54,7 +54,7 @@ def analyze_snapshots(
     from landscape.sweeps.analyses import ALONG_RUNS, estimate_analyses, run_analyses
 
     question = QUESTIONS[analysis](**options)
-    wanted = None if steps is None else _whole_numbers(parse_values(steps, "--steps"))
+    wanted = None if steps is None else whole_numbers(parse_values(steps, "--steps"))
     arguments, skipped = _choose(store, where, question.variant.space, every, wanted)
     for values in arguments.values():
         values["options"] = options
@@ -169,7 +169,8 @@ def _print_skipped(skipped: dict[str, str]) -> None:
         typer.echo(f"skipped ({reason}): {runs}", err=True)
 
 
-def _whole_numbers(values: list[Any]) -> list[int]:
+def whole_numbers(values: list[Any]) -> list[int]:
+    """Steps from `parse_values`; `UsageError` for one that is no whole number."""
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             raise UsageError(f"--steps: {value!r} is not a whole number")

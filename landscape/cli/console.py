@@ -41,7 +41,7 @@ def errors_as_exits(command: Callable[P, None]) -> Callable[P, None]:
             with terminate_as_interrupt():
                 command(*args, **kwargs)
         except LandscapeError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             if kwargs.get("as_json"):
                 print_json({"error": str(error)})
             raise typer.Exit(EXIT_USAGE) from None
@@ -52,6 +52,11 @@ def errors_as_exits(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return wrapped
+
+
+def printable(text: str) -> str:
+    """Without what would move a terminal's cursor or set its title: words of files may be somebody else's."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def print_json(payload: Mapping[str, Any]) -> None:

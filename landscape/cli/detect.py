@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,9 +97,8 @@ def detect(
 
 def _test(run: Any, column: str, warmup: float, alpha: float, seed: int, control: str | None) -> Result:
     """The verdict on one curve; a curve that cannot be tested does not keep the others from it."""
-    import numpy as np
-
     from landscape.episodes import Control, detect_episodes
+    from landscape.episodes.sentences import curve_verdict
 
     try:
         curve = run.curve(column, control)
@@ -113,51 +111,7 @@ def _test(run: Any, column: str, warmup: float, alpha: float, seed: int, control
         )  # fmt: skip
     except LandscapeError as error:
         return Result(run.name, column, None, (), f"not tested: {error}", str(error))
-    finite = curve.values[np.isfinite(curve.values)]
-    constant = np.ptp(finite) <= 0
-    return Result(run.name, column, curve, episodes, _verdict(episodes, alpha, f"{finite[0]:g}" if constant else ""))
-
-
-def _verdict(episodes: Sequence[Episode], alpha: float, constant: str = "") -> str:
-    """One sentence in plain words, and one more for each kind of thing that does not count."""
-    found = [e for e in episodes if e.p_value <= alpha and math.isfinite(e.amplitude)]
-    lost = [e for e in episodes if e.p_value <= alpha and e not in found]
-    parts = [_sentence(found)] if found else []
-    parts += [f"not finite from step {lost[0].onset:g} to {lost[-1].recovery:g}"] if lost else []
-    if not found and constant:
-        parts.append(f"constant at {constant}: nothing to test")
-    elif not found:
-        tested = [e.p_value for e in episodes if not _is_explained(e) and e not in lost]
-        smallest = f"smallest p {min(tested):.2g}" if tested else "no candidate"
-        parts.append(f"no rebound beyond what noise explains at alpha = {alpha:g} ({smallest})")
-    explained = [e for e in episodes if _is_explained(e) and e.kind != "spike"]
-    if explained:
-        flags = ", ".join(sorted({flag for e in explained for flag in e.flags}))
-        parts.append(f"{_count(len(explained), 'rise')} not counted ({flags})")
-    spikes = sum(e.kind == "spike" for e in episodes)
-    if spikes:
-        parts.append(f"{_count(spikes, 'spike')} of one or two points, not counted")
-    return "; ".join(parts)
-
-
-def _sentence(found: Sequence[Episode]) -> str:
-    first = found[0]
-    kinds = {e.kind for e in found}
-    noun = {"rebound_only": "rebound", "partial": "partial episode"}.get(first.kind, first.kind)
-    count = _count(len(found), noun if len(kinds) == 1 else "rebound")
-    which = "" if len(found) == 1 else "the clearest "
-    size = f"by {first.amplitude:.3g} ({first.amplitude_noise:.1f} noise units)"
-    end = "not back by the last step" if first.kind == "divergence" else f"over by step {first.recovery:g}"
-    return f"{count} at p = {first.p_value:.2g}: {which}up {size} from step {first.onset:g} to {first.peak:g}, {end}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _is_explained(episode: Episode) -> bool:
-    """Whether it was not tested: explained by a mark, or a bad batch."""
-    return episode.kind == "spike" or (episode.p_value >= 1 and bool(episode.flags))
+    return Result(run.name, column, curve, episodes, curve_verdict(episodes, curve.values, alpha))
 
 
 def _print(results: Sequence[Result], alpha: float) -> None:
@@ -226,5 +180,7 @@ def _draw(results: Sequence[Result], alpha: float, path: Path, source: Path) -> 
 
 
 def _heading(result: Result, alpha: float) -> str:
+    from landscape.episodes.sentences import counted
+
     count = sum(e.p_value <= alpha for e in result.episodes)
-    return _count(count, "rebound") if count else "no rebound"
+    return counted(count, "rebound") if count else "no rebound"

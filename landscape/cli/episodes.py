@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from landscape.sweeps.analyses import AnalysisResult
 
 _CELL = "landscape.analysis.episodes:episodes_cell"
-_SEPARATE = frozenset({"method", "rank", "alpha", "learning_rate", "train_examples", "seed", "data_seed"})
+_SEPARATE = frozenset({"method", "adapter", "rank", "alpha", "learning_rate", "train_examples", "seed", "data_seed"})
 """Config keys in which the runs of one comparison may differ, beside those that do not change a result."""
 
 
@@ -134,17 +134,19 @@ def _groups(runs: Sequence[Run], results: Mapping[str, Rows]) -> list[tuple[dict
 
     Runs that have not ended, and imported ones of unknown seed or learning rate, are compared with nobody.
     """
-    from landscape.config.identity import NOT_HASHED
+    from landscape.config.identity import NOT_HASHED, method_name
     from landscape.episodes.sweep import Outcome
 
     groups: dict[str, list[Outcome]] = {}
     for run in runs:
         config, state = run.config.model_dump(mode="json"), run.status.state
         if run.id in results and Outcome.is_known(config, state):
-            shared = {k: v for k, v in config.items() if k not in _SEPARATE | NOT_HASHED | {"method_args"}}
+            apart = _SEPARATE | NOT_HASHED | {"method_args", "adapter_args"}
+            shared = {key: value for key, value in config.items() if key not in apart}
             shared["alpha"] = _alpha(config)
             key = json.dumps(shared, sort_keys=True)
-            groups.setdefault(key, []).append(Outcome.of(run.id, config, state, results[run.id]))
+            named = config | {"method": method_name(config["method"], config.get("adapter"))}
+            groups.setdefault(key, []).append(Outcome.of(run.id, named, state, results[run.id]))
     return [(json.loads(key), outcomes) for key, outcomes in groups.items()]
 
 
@@ -184,9 +186,12 @@ def _together(group: tuple[dict[str, Any], list[Outcome]], alpha: float) -> dict
 
 def _line(rows: Rows, alpha: float) -> str:
     """One run in one line."""
+    from landscape.episodes.sentences import lost_words
+
     first = rows[0]
     found = [row for row in rows if row["p_value"] <= alpha and "non_finite" not in row["flags"]]
-    lost = "; not finite at the end" if any("non_finite" in row["flags"] for row in rows) else ""
+    gaps = [(row["onset"], row["recovery"], row["flags"].split(",")) for row in rows if "non_finite" in row["flags"]]
+    lost = f"; {lost_words(gaps)}" if gaps else ""
     size = f"largest rise {first['rise']:.3g}"
     if not found:
         return f"no rebound (p = {first['run_p_value']:.2g}, q = {first['q_value']:.2g}; {size}){lost}"
@@ -203,13 +208,16 @@ def _print_sweep(one: dict[str, Any], alpha: float) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("method", "rank", "learning rate", "runs", f"q ≤ {alpha:g}", "diverged", "rise", "± sd", "p", "q"):
+    sizes = len({cell["train_examples"] for cell in one["cells"]}) > 1
+    settings = ["method", "rank", "learning rate", *(["examples"] if sizes else [])]
+    for title in (*settings, "runs", f"q ≤ {alpha:g}", "diverged", "rise", "± sd", "p", "q"):
         table.add_column(title, justify="left" if title == "method" else "right")
     for cell in one["cells"]:
+        examples = "all" if cell["train_examples"] is None else f"{cell['train_examples']}"
         texts = [
             cell["method"], "-" if cell["rank"] is None else f"{cell['rank']}", f"{cell['learning_rate']:g}",
-            f"{cell['runs']}", f"{cell['rebounding']}", f"{cell['diverged']}", f"{cell['rise']:.3g}",
-            f"{cell['rise_sd']:.2g}", f"{cell['p_value']:.2g}", f"{cell['q_value']:.2g}",
+            *([examples] if sizes else []), f"{cell['runs']}", f"{cell['rebounding']}", f"{cell['diverged']}",
+            f"{cell['rise']:.3g}", f"{cell['rise_sd']:.2g}", f"{cell['p_value']:.2g}", f"{cell['q_value']:.2g}",
         ]  # fmt: skip
         table.add_row(*texts, style=None if cell["q_value"] <= alpha else "dim")
     typer.echo("")

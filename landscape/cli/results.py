@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,16 +19,6 @@ from landscape.cli.console import (
     stdout,
 )
 from landscape.errors import StoreError, UsageError, unknown
-
-_METHOD_COLUMNS = {
-    "name": "method",
-    "summary": "what it does",
-    "perturbs": "perturbs",
-    "passes": "passes",
-    "extra_memory": "extra memory",
-    "arguments": "arguments",
-    "source": "source",
-}
 
 
 @errors_as_exits
@@ -129,55 +118,24 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="As the table of the documentation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Every method with what it perturbs, what it costs, its arguments and where it comes from."""
-    rows = _method_rows()
+    """Every method with its adapter, what it perturbs, what it costs, its arguments and where it comes from."""
+    from landscape.methods.table import COLUMNS, method_cells, method_rows, methods_table
+
     if as_json:
-        print_json({"methods": rows})
+        print_json({"methods": method_rows()})
         return
     if markdown:
         typer.echo(methods_table())
         return
     from rich.table import Table
 
+    columns = {key: title for key, title in COLUMNS.items() if key != "summary"}  # which would take half the width
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in _METHOD_COLUMNS.values():
-        table.add_column(title)
-    for row in rows:
-        table.add_row(*_method_cells(row))
+    for title in columns.values():
+        table.add_column(title, overflow="fold")
+    for row in method_rows():
+        table.add_row(*method_cells(row, columns))
     stdout().print(table, markup=False)
-
-
-def methods_table() -> str:
-    """The methods as a Markdown table."""
-    lines = [list(_METHOD_COLUMNS.values()), ["---"] * len(_METHOD_COLUMNS), *map(_method_cells, _method_rows())]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _method_cells(row: dict[str, Any]) -> list[str]:
-    spelled = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row["arguments"].items()}
-    arguments = ", ".join(f"{key}={value}" for key, value in spelled.items())
-    return [arguments or "-" if key == "arguments" else str(row[key]) for key in _METHOD_COLUMNS]
-
-
-def _method_rows() -> list[dict[str, Any]]:
-    """Those that perturb nothing first, then by name."""
-    from landscape.methods import METHODS
-
-    ordered = sorted(METHODS.values(), key=lambda method: (method.perturbation is not None, method.name))
-    return [_method_row(method) for method in ordered]
-
-
-def _method_row(method: Any) -> dict[str, Any]:
-    return {
-        "name": method.name,
-        "summary": method.summary,
-        "source": method.source,
-        "adapter": method.adapter,
-        "perturbs": method.perturbs,
-        "passes": method.passes,
-        "extra_memory": method.extra_memory,
-        "arguments": method.arguments().model_dump(mode="json"),
-    }
 
 
 @errors_as_exits

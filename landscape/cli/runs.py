@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +13,10 @@ from landscape.cli.console import (
     EXIT_INTERRUPTED,
     JsonOption,
     SetOption,
-    StoreArgument,
     StoreOption,
-    WhereOption,
     errors_as_exits,
     print_json,
     stderr,
-    stdout,
 )
 from landscape.errors import StoreError, UsageError
 
@@ -28,12 +24,24 @@ if TYPE_CHECKING:
     from landscape.config import RunConfig
     from landscape.store import Run
     from landscape.sweeps import SweepPlan, SweepResult
+    from landscape.sweeps.engines import Resources
 
 _LISTED = 20
 _COLUMNS = ("run_id", "method", "rank", "learning_rate", "seed", "state", "step", "max_steps", "loss", "error")
 _URGENCY = {"damaged": 0, "failed": 0, "running": 1, "interrupted": 2, "queued": 3, "diverged": 4, "done": 5}
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file.")]
 ValuesOption = list[str] | None
+EngineOption = Annotated[str, typer.Option(help="Where runs are run: local or ray.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Processes at a time (default: as many as fit); 0: in this one.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, e.g. auto (default: RAY_ADDRESS, or one of our own).")
+]
+GpusOption = Annotated[
+    float | None, typer.Option(help="Ray: of a GPU for each run, e.g. 0.25 (default: 1 where there are any).")
+]
+CpusOption = Annotated[float, typer.Option(help="Ray: cores for each run.")]
 
 
 @errors_as_exits
@@ -94,8 +102,14 @@ def sweep(
     seed: Annotated[ValuesOption, typer.Option(help="e.g. 0..4")] = None,
     alpha: Annotated[ValuesOption, typer.Option(help="number or rule, e.g. r,2r,16")] = None,
     grid: Annotated[ValuesOption, typer.Option(help="any config key, e.g. --grid label_noise=0,0.1")] = None,
-    engine: Annotated[str, typer.Option(help="Where runs are run: local.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Processes at a time (default: cores); 0: in this one.")] = None,
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    gpus_per_run: GpusOption = None,
+    cpus_per_run: CpusOption = 1.0,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Only queue the runs, for `landscape worker` to take.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,6 +119,7 @@ def sweep(
     from landscape.config.sweep import SweepConfig
     from landscape.sweeps import plan_sweep, run_sweep
     from landscape.sweeps.engines import check_engine
+    from landscape.sweeps.runner import enqueue
 
     check_engine(engine, workers)
     flags = {"method": method, "rank": rank, "learning_rate": lr, "seed": seed, "alpha": alpha}
@@ -116,11 +131,46 @@ def sweep(
     if dry_run:
         _print_plan(plan, as_json)
         return
-    result = run_sweep(plan, engine=engine, workers=workers, console=stderr(quiet=as_json))
+    if queue:
+        enqueue(plan)
+        _print_queued(plan, as_json)
+        return
+    result = run_sweep(
+        plan,
+        engine=engine,
+        workers=workers,
+        console=stderr(quiet=as_json),
+        address=address,
+        resources=resources(cpus_per_run, gpus_per_run),
+    )
+    report(plan, result, as_json)
+
+
+def resources(cpus: float, gpus: float | None) -> Resources:
+    """What each run of a sweep gets on a cluster.
+
+    Raises:
+        UsageError: a negative share, or no core at all.
+    """
+    from landscape.sweeps.engines import Resources
+
+    if cpus <= 0:
+        raise UsageError(f"--cpus-per-run: {cpus:g} must be more than 0")
+    if gpus is not None and gpus < 0:
+        raise UsageError(f"--gpus-per-run: {gpus:g} is negative")
+    return Resources(cpus, gpus)
+
+
+def report(plan: SweepPlan, result: SweepResult, as_json: bool) -> None:
+    """Print how a sweep ended.
+
+    Raises:
+        typer.Exit: it was interrupted, or some runs failed.
+    """
     _print_result(plan, result, as_json)
     if result.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
-    if result.errors:
+    if result.errors or result.stopped:
         raise typer.Exit(EXIT_FAILED_RUNS)
 
 
@@ -163,6 +213,14 @@ def _print_plan(plan: SweepPlan, as_json: bool) -> None:
         typer.echo(f"  ... and {len(plan.cells) - _LISTED} more")
 
 
+def _print_queued(plan: SweepPlan, as_json: bool) -> None:
+    queued = [cell.run_id for cell in plan.pending]
+    if as_json:
+        print_json({"store": plan.store, "cells": len(plan.cells), "queued": queued})
+    else:
+        typer.echo(f"{len(queued)} of {len(plan.cells)} runs are queued; take them with: landscape worker {plan.store}")
+
+
 def _print_result(plan: SweepPlan, result: SweepResult, as_json: bool) -> None:
     finished = len(plan.cells) - len(plan.pending)
     if as_json:
@@ -178,6 +236,7 @@ def _print_result(plan: SweepPlan, result: SweepResult, as_json: bool) -> None:
                 "preparation_errors": result.preparation_errors,
                 "seconds": result.seconds,
                 "interrupted": result.interrupted,
+                "stopped": result.stopped,
                 "states": result.states,
             }
         )
@@ -193,92 +252,11 @@ def _print_result(plan: SweepPlan, result: SweepResult, as_json: bool) -> None:
         typer.echo(f"warning {run_id}: {messages[0]}", err=True)
     for error in result.preparation_errors:
         typer.echo(f"base loss: {_last_line(error)}", err=True)
+    if result.stopped:
+        typer.echo(f"stopped: {result.stopped}; the same command goes on from here", err=True)
     if result.interrupted:
         typer.echo("interrupted; the same command goes on from here", err=True)
 
 
 def _last_line(text: str | None) -> str:
     return text.strip().splitlines()[-1] if text and text.strip() else ""
-
-
-@errors_as_exits
-def status(
-    *,
-    store: StoreArgument,
-    where: WhereOption = None,
-    limit: Annotated[int, typer.Option(help="Rows at most; those that need a look come first. 0: all.")] = 40,
-    as_json: JsonOption = False,
-) -> None:
-    """Every run with its state, step and last loss."""
-    from landscape.cli.selection import select_runs
-
-    if limit < 0:
-        raise UsageError(f"--limit: {limit} is negative; 0 shows all")
-    rows = [_status_row(run) for run in select_runs(store, where)]
-    counts = dict(sorted(Counter(row["state"] for row in rows).items()))
-    if as_json:
-        print_json({"store": store, "counts": counts, "runs": rows})
-        return
-    _print_table(rows, limit)
-    typer.echo(f"{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in counts.items()) or 'none yet'}")
-
-
-def _status_row(run: Run) -> dict[str, Any]:
-    """One line of the table; damage is shown in it rather than hiding the other runs."""
-    row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"run_id": run.id, "state": "damaged"}
-    try:
-        config, status = run.config, run.status
-        row |= config.model_dump(include={"method", "rank", "learning_rate", "seed"})
-        row |= status.model_dump(include={"state", "step", "max_steps", "error"})
-        row["loss"] = _last_loss(run) if status.attempt else None
-    except StoreError as error:
-        row["error"] = str(error)
-    return row
-
-
-def _last_loss(run: Run) -> float | None:
-    """The last finite loss at the unperturbed weights, or of what was differentiated where that was not measured."""
-    metrics = run.metrics()
-    for column in ("loss_clean", "loss_perturbed"):
-        values = metrics[column].dropna()
-        if len(values):
-            return float(values.iloc[-1])
-    return None
-
-
-def _print_table(rows: list[dict[str, Any]], limit: int) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from landscape.sweeps.progress import STATE_STYLES
-
-    shown = sorted(rows, key=lambda row: _URGENCY[row["state"]])[: limit or None]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, right in (("run", False), ("method", False), ("rank", True), ("lr", True), ("seed", True)):
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    for title, right in (("state", False), ("step", True), ("loss", True)):
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    table.add_column("error", overflow="ellipsis", no_wrap=True)
-    for row in sorted(shown, key=_reading_order):
-        table.add_row(
-            row["run_id"],
-            row["method"] or "-",
-            _cell(row["rank"], "d"),
-            _cell(row["learning_rate"], "g"),
-            _cell(row["seed"], "d"),
-            Text(row["state"], STATE_STYLES.get(row["state"], "")),
-            f"{_cell(row['step'], 'd')}/{_cell(row['max_steps'], 'd')}",
-            _cell(row["loss"], ".4f"),
-            Text(_last_line(row["error"])),
-        )
-    stdout().print(table)
-    if len(rows) > len(shown):
-        typer.echo(f"... and {len(rows) - len(shown)} more (--limit 0 shows all, --where chooses)")
-
-
-def _reading_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    return (row["method"] or "", row["rank"] or 0, row["learning_rate"] or 0, row["seed"] or 0, row["run_id"])
-
-
-def _cell(value: float | None, spelling: str) -> str:
-    return "-" if value is None else format(value, spelling)

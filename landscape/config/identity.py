@@ -31,6 +31,11 @@ NOT_HASHED = frozenset(
 )
 
 
+def method_name(method: str, adapter: str | None = None) -> str:
+    """How a method over an adapter is named wherever runs are: ``mgpo-dora``; without one, the method's own name."""
+    return f"{method}-{adapter}" if adapter else method
+
+
 def run_id(config: RunConfig, data_digest: str, model_digest: str, num_processes: int = 1) -> str:
     """The folder name of a run, e.g. ``mgpo-r64-lr5e-4-s0-1f0c2a9b4d``.
 
@@ -49,5 +54,4 @@ def run_id(config: RunConfig, data_digest: str, model_digest: str, num_processes
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     rank = f"-r{config.rank}" if config.rank else ""
     rate = f"{config.learning_rate:g}".replace("e-0", "e-")
-    name = f"{config.method}-{config.adapter}" if config.adapter else config.method
-    return f"{name}{rank}-lr{rate}-s{config.seed}-{digest[:10]}"
+    return f"{method_name(config.method, config.adapter)}{rank}-lr{rate}-s{config.seed}-{digest[:10]}"

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from landscape.config.values import parse_scalar
+from landscape.config.yaml_text import load_yaml
 from landscape.errors import UsageError, nearest
 
 ALIASES = {
@@ -21,6 +22,9 @@ ALIASES = {
     "lora_alpha": "alpha",
 }
 """Accepted short spellings; the canonical config always carries the full key."""
+
+MOST_SHOWN = 200
+"""Characters of a refused value that an error shows."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _ALPHA_RULE = re.compile(r"(\d+(?:\.\d+)?)?\s*\*?\s*r(?:\s*/\s*(\d+(?:\.\d+)?))?")
@@ -180,7 +184,8 @@ def parse_model(model: type[ModelT], values: dict[str, Any]) -> ModelT:
             message = item["msg"].removeprefix("Value error, ")
             if item["type"] == "extra_forbidden":
                 message = f"unknown key.{nearest(str(item['loc'][-1]), _sibling_keys(model, item['loc']))}"
-            shown = "" if item["type"] in ("missing", "extra_forbidden") or not key else f"{item['input']!r}: "
+            value = repr(item["input"])[:MOST_SHOWN]
+            shown = "" if item["type"] in ("missing", "extra_forbidden") or not key else f"{value}: "
             problems.append(f"{key}: {shown}{message}" if key else message)
         raise UsageError("; ".join(dict.fromkeys(problems))) from None
 
@@ -192,9 +197,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UsageError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
+    """The mapping in the content of a YAML file, with numbers such as ``2e-4`` read as numbers.
+
+    Raises:
+        UsageError: it is not YAML, or does not hold a mapping; names the file.
+    """
+    try:
+        data = load_yaml(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -208,6 +224,8 @@ def _numbers(value: Any) -> Any:
         return {str(key): _numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_numbers(item) for item in value]
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"a number with {value.bit_length()} bits is no value of a config")
     return parse_scalar(value) if isinstance(value, str) and _is_number(value) else value
 
 
@@ -216,7 +234,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return text.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
+    return len(text) < MOST_SHOWN and text.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
 
 
 def _is_union_tag(part: object) -> bool:

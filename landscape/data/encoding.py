@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any, overload
 
+from landscape.data.metrics import LabelTokens, label_tokens
 from landscape.data.rows import Rows, TaskRows
 from landscape.data.tasks import Task
 from landscape.errors import UsageError
@@ -67,6 +69,15 @@ class Encoder:
     def targets(self, rows: Rows) -> list[str]:
         """Target texts; a label's word where the task is a classification."""
         return [self._label_words[t] if isinstance(t, int) else t for t in rows.targets]
+
+    def label_tokens(self) -> LabelTokens | None:
+        """Where the label words part when they follow a prompt; None without label words or where no token tells."""
+        if self.kind == "classification" or not self._label_words:
+            return None
+        count = len(self._label_words)
+        fields = [name for _, name, _, _ in Formatter().parse(self._task.prompt + self._task.source) if name]
+        examples = self.encode(Rows({name: [""] * count for name in fields}, list(range(count))))
+        return label_tokens([[t for t in example["labels"] if t != IGNORE_INDEX] for example in examples])
 
     def fingerprint(self, rows: Rows) -> str:
         """A sha256 over all that decides the tokens and labels of these rows, without tokenizing them."""

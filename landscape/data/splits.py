@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from landscape.config import RunConfig
 from landscape.data.encoding import IGNORE_INDEX, Examples, encode_rows, make_encoder
+from landscape.data.metrics import LabelTokens
 from landscape.data.rows import find_task, is_local, load_rows
 from landscape.errors import UsageError
 
@@ -37,6 +39,11 @@ class Split:
     def fingerprint(self) -> str:
         """A sha256 over all that decides the tokens and labels of this split."""
         return self.examples.encoder.fingerprint(self.examples.rows)
+
+    @cached_property
+    def label_tokens(self) -> LabelTokens | None:
+        """How a model of text's answers are read as classes; None where the task has none."""
+        return self.examples.encoder.label_tokens()
 
     def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The examples at ``indices``, padded on the right to the longest.

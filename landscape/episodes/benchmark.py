@@ -24,6 +24,8 @@ from landscape.episodes.synthetic import (
     generate,
 )
 
+LENGTHS = (300, 600, 1000, 2000)
+"""Points of a curve of step losses."""
 DEVELOPMENT, TEST = 0, 5_000_000
 """First seeds of the two splits. The test split is used once a release."""
 
@@ -40,6 +42,7 @@ class Detection:
 
 
 Detector = Callable[[SyntheticCurve], list[Detection]]
+Generator = Callable[[Recipe, int], SyntheticCurve]
 
 
 def ours(curve: SyntheticCurve) -> list[Detection]:
@@ -51,6 +54,7 @@ def ours(curve: SyntheticCurve) -> list[Detection]:
         learning_rate=curve.learning_rate,
         epoch_steps=curve.epoch_steps,
         resume_steps=curve.resume_steps,
+        standard_errors=curve.standard_errors,
     )
     return [Detection(e.onset, e.peak, e.recovery, 1 - e.p_value) for e in found]
 
@@ -70,11 +74,13 @@ class Outcome:
         return max((d.strength for d in self.found), default=-np.inf)
 
 
-def evaluate(detector: Detector, recipes: Iterable[Recipe], first_seed: int) -> list[Outcome]:
+def evaluate(
+    detector: Detector, recipes: Iterable[Recipe], first_seed: int, make: Generator = generate
+) -> list[Outcome]:
     """Run a detector over recipes, the k-th with seed first_seed + k; processor time is taken for each curve."""
     result = []
     for k, recipe in enumerate(recipes):
-        curve = generate(recipe, first_seed + k)
+        curve = make(recipe, first_seed + k)
         start = time.process_time()
         found = detector(curve)
         elapsed = 1e3 * (time.process_time() - start)
@@ -82,12 +88,14 @@ def evaluate(detector: Detector, recipes: Iterable[Recipe], first_seed: int) -> 
     return result
 
 
-def draw_recipes(count: int, rng: np.random.Generator, **fixed: object) -> list[Recipe]:
-    """Recipes with every ingredient that is not fixed drawn uniformly from its table; lengths from 300 to 2,000."""
+def draw_recipes(
+    count: int, rng: np.random.Generator, lengths: Sequence[int] = LENGTHS, **fixed: object
+) -> list[Recipe]:
+    """Recipes with every ingredient that is not fixed drawn uniformly from its table."""
     result = []
     for _ in range(count):
         drawn: dict[str, object] = {
-            "points": int(rng.choice([300, 600, 1000, 2000])),
+            "points": int(rng.choice(lengths)),
             "trend": str(rng.choice(sorted(TRENDS))),
             "noise": str(rng.choice(sorted(NOISES))),
             "confounder": str(rng.choice(sorted(CONFOUNDERS))),

@@ -9,151 +9,24 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from landscape.episodes.benchmark import (
-    DEVELOPMENT,
-    TEST,
-    Outcome,
-    clopper_pearson,
-    counts,
-    draw_recipes,
-    equal_rate_threshold,
-    evaluate,
-    f1_difference,
-    false_positives,
-    kolmogorov_smirnov,
-    ours,
-    sensitivity,
-)
-from landscape.episodes.detector import detect_episodes
-from landscape.episodes.online import OnlineWatch
-from landscape.episodes.rivals import Rival, installed
+from landscape.episodes.benchmark import DEVELOPMENT, TEST, kolmogorov_smirnov
+from landscape.episodes.benchmark_tables import ALPHA, Table, families, null_table, sensitivity_table
+from landscape.episodes.detector import RESAMPLES, VERSION, detect_episodes
+from landscape.episodes.real_runs import RealRuns, real_table
 from landscape.episodes.semireal import SharedRuns, sibling_table
-from landscape.episodes.synthetic import CONFOUNDERS, TRENDS, Recipe, generate
+from landscape.episodes.synthetic import TRENDS, Recipe, generate
 
-ALPHA = 0.05
 OWN_FAMILIES = ("white", "ar0.5", "ar0.8")
 """Noises that the null model contains exactly; with a flat trend, the least favorable one."""
 FOREIGN_FAMILIES = ("long_memory", "heavy", "ripple", "level")
-OURS = "landscape"
-
-Table = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Curves of one difficulty."""
-
-    amplitude: float
-    """Noise units."""
-    duration: float
-    """Share of the run."""
-    episodes: int = 1
-    recovered: float = 1.0
-
-    @property
-    def fixed(self) -> dict[str, Any]:
-        """What of a recipe it fixes."""
-        return {"confounder": "none", **vars(self)}
-
-
-CELLS = (
-    *(Cell(*c) for c in ((3, 0.1), (4, 0.1), (6, 0.03), (6, 0.05), (6, 0.1), (6, 0.25), (12, 0.01), (12, 0.05))),
-    Cell(6, 0.1, episodes=2), Cell(6, 0.1, episodes=3), Cell(6, 0.1, recovered=0.5), Cell(6, 0.1, recovered=0.0),
-)  # fmt: skip
-
-
-def detectors() -> dict[str, Rival]:
-    """Ours, counting p ≤ 0.05, and the rivals that are installed."""
-    return {OURS: Rival(ours, 1 - ALPHA), **installed()}
-
-
-def null_table(count: int, first: int, tuning: int) -> tuple[Table, dict[str, float]]:
-    """False positives per confounder and detector, at documented thresholds and at ones tuned over all confounders.
-
-    Also returned: thresholds tuned on the curves without any confounder.
-    """
-    rows: Table = []
-    thresholds = {}
-    for name, rival in detectors().items():
-        tuned = equal_rate_threshold(_nulls(rival, tuning, DEVELOPMENT), ALPHA)
-        # The cells with an episode have no confounder, so a rival's threshold there is not raised for any.
-        thresholds[name] = equal_rate_threshold(_nulls(rival, tuning, DEVELOPMENT, "none"), ALPHA)
-        pooled: list[Outcome] = []
-        for confounder in CONFOUNDERS:
-            outcomes = _nulls(rival, count, first, confounder)
-            pooled += outcomes
-            rows.append(_null_row(name, confounder, outcomes, rival.documented, tuned))
-        rows.append(_null_row(name, "all", pooled, rival.documented, tuned))
-    return rows, thresholds
-
-
-def _nulls(rival: Rival, count: int, first: int, confounder: str | None = None) -> list[Outcome]:
-    rng = np.random.default_rng([first, 1, *([] if confounder is None else [sorted(CONFOUNDERS).index(confounder)])])
-    fixed = {} if confounder is None else {"confounder": confounder}
-    return evaluate(rival.detector, draw_recipes(count, rng, **fixed), first)
-
-
-def _null_row(name: str, confounder: str, outcomes: list[Outcome], documented: float, tuned: float) -> dict[str, Any]:
-    plain, equal = false_positives(outcomes, documented), false_positives(outcomes, tuned)
-    return {
-        "detector": name,
-        "confounder": confounder,
-        "curves": plain.curves,
-        "rate": plain.rate,
-        "low": plain.low,
-        "upper": plain.high,
-        "rate_tuned": equal.rate,
-        "upper_tuned": equal.high,
-        "ms": float(np.mean([o.milliseconds for o in outcomes])),
-    }
-
-
-def sensitivity_table(count: int, first: int, thresholds: dict[str, float]) -> Table:
-    """F1, recall and onset error per cell and detector, at equal false-positive rate (ours: p ≤ 0.05).
-
-    `behind` is what ours exceeds the detector by in F1, with the 95 % interval over curves; the last rows pool the
-    cells.
-    """
-    rows: Table = []
-    pooled: dict[str, list[np.ndarray]] = {}
-    for k, cell in enumerate(CELLS):
-        mine = None
-        for name, rival in detectors().items():
-            recipes = draw_recipes(count, np.random.default_rng([first, 2, k]), **cell.fixed)
-            outcomes = evaluate(rival.detector, recipes, first + 10_000 + 1000 * k)
-            threshold = rival.documented if name == OURS else thresholds[name]
-            table = counts(outcomes, threshold)
-            mine = table if name == OURS or mine is None else mine
-            pooled.setdefault(name, []).append(table)
-            loose, strict = sensitivity(outcomes, threshold), sensitivity(outcomes, threshold, 0.5)
-            rows.append(
-                {"detector": name, **vars(cell), "curves": count}
-                | {"f1": loose.f1, "precision": loose.precision, "recall": loose.recall, "f1_half": strict.f1}
-                | {"onset_error": loose.onset_error, "peak_error": loose.peak_error}
-                | _behind(mine, table)
-                | {"ms": float(np.mean([o.milliseconds for o in outcomes]))}
-            )
-    for name, tables in pooled.items():
-        whole = np.concatenate(tables)
-        hits, true, reported = whole.sum(axis=0).tolist()
-        rows.append(
-            {"detector": name, "amplitude": "all", "curves": len(whole), "f1": 2 * hits / max(true + reported, 1)}
-            | {"precision": hits / max(reported, 1), "recall": hits / true}
-            | _behind(np.concatenate(pooled[OURS]), whole)
-        )
-    return rows
-
-
-def _behind(ours_: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    difference, low, high = f1_difference(ours_, theirs)
-    return {"behind": difference, "behind_low": low, "behind_high": high}
+SPEED_CURVES, SPEED_LONGEST = 20, 3
+"""Curves that times are the medians of, and of those of a million points."""
 
 
 def p_value(recipe: Recipe, seed: int) -> float:
@@ -183,41 +56,13 @@ def calibration_rows(count: int, first: int, points: int = 600) -> Iterator[dict
         yield row
 
 
-def online_table(count: int, first: int) -> Table:
-    """The online watch: runs that it alarms in, episodes caught before they end, and its delay."""
-    rows: Table = []
-    for k, (amplitude, duration) in enumerate(((0, 0.1), (4, 0.1), (6, 0.05), (6, 0.1), (6, 0.25), (12, 0.05))):
-        fixed = {"confounder": "none", "episodes": int(amplitude > 0), "amplitude": amplitude, "duration": duration}
-        delays, alarms = [], 0
-        for s, recipe in enumerate(draw_recipes(count, np.random.default_rng([first, 4, k]), **fixed)):
-            curve = generate(recipe, first + 40_000 + s)
-            watch = OnlineWatch()
-            seen = [watch.update(*point) for point in zip(curve.steps.tolist(), curve.values.tolist(), strict=True)]
-            truth = curve.episodes[0] if curve.episodes else None
-            warned = [w.step for w in seen if w.warning and (truth is None or truth.onset <= w.step <= truth.recovery)]
-            alarms += bool(warned)
-            if warned and truth is not None:
-                delays.append((warned[0] - truth.onset) / (truth.recovery - truth.onset))
-        rows.append(
-            {
-                "amplitude": amplitude,
-                "duration": duration,
-                "curves": count,
-                "alarmed": alarms / count,
-                "upper": clopper_pearson(alarms, count)[1],
-                "median delay / duration": float(np.median(delays)) if delays else float("nan"),
-            }
-        )
-    return rows
-
-
 def speed_table(first: int) -> Table:
     """Milliseconds of processor time for curves of several lengths, without and with an episode."""
     rows: Table = []
     for points in (50, 1000, 10_000, 1_000_000):
         for episodes in (0, 1):
             times = []
-            for seed in range(3 if points > 100_000 else 20):
+            for seed in range(SPEED_LONGEST if points > 100_000 else SPEED_CURVES):
                 curve = generate(Recipe(points=points, episodes=episodes), first + 30_000 + seed)
                 start = time.process_time()
                 detect_episodes(curve.steps, curve.values)
@@ -257,7 +102,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-PARTS = ("nulls", "semi_real", "online", "speed", "calibration")
+PARTS = ("nulls", "other_curves", "real", "semi_real", "speed", "calibration")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,50 +111,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--curves", type=int, default=100, help="curves in each cell; other counts follow from it")
     parser.add_argument("--nulls", type=int, default=2000, help="curves in each family of the p-values")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--json", "-o", help="file for the tables")
+    parser.add_argument("--json", "-o", help="file for the tables; those of the same setting that it has are kept")
 
 
-def run(arguments: argparse.Namespace, runs: SharedRuns | None) -> dict[str, Any]:
-    """Measure, print and write what the arguments ask for; semi-real curves need runs."""
+def run(arguments: argparse.Namespace, runs: SharedRuns | None = None, real: RealRuns | None = None) -> dict[str, Any]:
+    """Measure, print and write what the arguments ask for; semi-real curves need runs, real ones real runs."""
     first, count = (TEST if arguments.split == "test" else DEVELOPMENT + 100_000), arguments.curves
-    result: dict[str, Any] = {
-        "setting": {"split": arguments.split, "first_seed": first, "curves": count, "machine": platform.machine()}
-    }
+    setting: dict[str, Any] = {
+        "split": arguments.split, "first_seed": first, "detector": VERSION, "resamples": RESAMPLES,
+        "machine": platform.machine(), "curves": {},
+    }  # fmt: skip
+    result = _begun(arguments.json, setting)
+    setting = result["setting"]
     if runs is not None:
-        result["setting"] |= {"runs": runs.name, **runs.summary()}
-    simple: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-        "calibration": lambda: calibration_rows(arguments.nulls, first),
-        "semi_real": lambda: [] if runs is None else sibling_table(runs, count, first, DEVELOPMENT, ALPHA),
-        "online": lambda: online_table(2 * count, first),
-        "speed": lambda: speed_table(first),
-    }
+        setting |= {"runs": runs.name, **runs.summary()}
 
-    def keep() -> None:
+    def keep(name: str, rows: Iterable[dict[str, Any]], **curves: int) -> None:
+        """Print a table and write what there is so far, with the numbers of curves behind it."""
+        result[name] = list(rows)
+        setting["curves"][name] = curves
+        printed(name.capitalize().replace("_", " "), result[name])
         if arguments.json:
             write_result(result, arguments.json)
 
+    def tables(names: Sequence[str], prefix: str, times: int) -> None:
+        nulls, cells = times * count, 2 * count
+        rows: dict[str, Table] = {"false_positives": [], "sensitivity": []}
+        for name in names:
+            family = families()[name]
+            found, thresholds = null_table(family, nulls, first, 6 * count)
+            rows["false_positives"] += found
+            keep(f"{prefix}false_positives", rows["false_positives"], group=nulls, tuning=6 * count)
+            rows["sensitivity"] += sensitivity_table(family, cells, first, thresholds)
+            keep(f"{prefix}sensitivity", rows["sensitivity"], cell=cells)
+
+    parts: dict[str, Callable[[], None]] = {
+        "nulls": lambda: tables(["step loss"], "", 4),
+        "other_curves": lambda: tables(["gradient norm", "evaluation"], "other_", 2),
+        "real": lambda: None if real is None else keep("real", real_table(real, ALPHA), run=1),
+        "semi_real": lambda: None
+        if runs is None
+        else keep(
+            "semi_real", sibling_table(runs, count, first, DEVELOPMENT, ALPHA), amplitude=count, without=2 * count,
+            tuning=4 * count,
+        ),
+        "speed": lambda: keep("speed", speed_table(first), length=SPEED_CURVES, longest=SPEED_LONGEST),
+        "calibration": lambda: keep(
+            "calibration", calibration_rows(arguments.nulls, first), family=arguments.nulls,
+            foreign_flat=arguments.nulls // 4,
+        ),
+    }  # fmt: skip
     for name in arguments.only:
-        if name == "nulls":
-            result["false_positives"], thresholds = null_table(4 * count, first, 6 * count)
-            printed("False positives", result["false_positives"])
-            keep()
-            result["sensitivity"] = sensitivity_table(2 * count, first, thresholds)
-            printed("Sensitivity at equal false-positive rate", result["sensitivity"])
-        else:
-            rows = result.setdefault(name, [])
-            for row in simple[name]():
-                rows.append(row)
-                keep()
-            printed(name.capitalize().replace("_", "-"), rows)
-        keep()
+        parts[name]()
     return result
+
+
+def _begun(path: str | None, setting: dict[str, Any]) -> dict[str, Any]:
+    """The tables that a file already has from the same split, detector and machine, so that parts can be run apart."""
+    if path and Path(path).is_file():
+        known = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all(known.get("setting", {}).get(key) == value for key, value in setting.items() if key != "curves"):
+            return known
+    return {"setting": setting}
 
 
 def main() -> None:
     """Measure one split of synthetic curves."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    run(parser.parse_args(), None)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

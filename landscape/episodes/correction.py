@@ -10,7 +10,7 @@ the coefficients.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,13 @@ def fit_correction(scores: Array, features: Array, weights: Array, about: dict[s
     decay = float((weights[high] * beyond).sum() / weights[high].sum())
     a, b, c = (tuple(np.round(v, 5).tolist()) for v in (location, log_scale, quantiles))
     return Correction(a, b, c, round(decay, 5), about)
+
+
+def without_margin(correction: Correction) -> Correction:
+    """What the regression alone says."""
+    location = list(correction.location)
+    location[_MEMORY] -= MARGIN
+    return replace(correction, location=tuple(location))
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,8 @@ from landscape.errors import UsageError
 VERSION = 2
 """Raised when the same curve gets another verdict: results that were kept are then tested again."""
 
+RESAMPLES = 99
+"""Of the null, unless told otherwise."""
 _LIMIT = 8
 """Candidates reported at most, beside those that a mark explains and single bad batches."""
 _RECOVERED, _LOST = 0.8, 0.2
@@ -79,7 +81,7 @@ def detect_episodes(
     resume_steps: Sequence[float] = (),
     standard_errors: ArrayLike | None = None,
     control: Control | ArrayLike | None = None,
-    resamples: int = 99,
+    resamples: int = RESAMPLES,
 ) -> list[Episode]:
     """Every candidate rebound of a loss curve, most significant first; those with p_value <= alpha count.
 

@@ -7,7 +7,7 @@ noise units (of the point where it begins); it lasts from where the curve has ri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,6 +59,8 @@ class SyntheticCurve:
     learning_rate: Array | None = None
     epoch_steps: tuple[int, ...] = ()
     resume_steps: tuple[int, ...] = ()
+    standard_errors: Array | None = None
+    """Of the values, where they are an evaluation's."""
 
 
 # Trends on u in [0, 1], falling from 1 to 0 or below: each never increases.
@@ -233,7 +235,7 @@ def add_episode(recipe: Recipe, clean: Array, scale: float, start: float, rng: n
     return Interval(float(onset), float(peak), float(peak + after[0] if len(after) else len(clean) - 1))
 
 
-def _starts(recipe: Recipe, rng: np.random.Generator) -> list[float]:
+def starts(recipe: Recipe, rng: np.random.Generator) -> list[float]:
     """Onsets, in points: after the first tenth of the run and apart from one another."""
     n, room = recipe.points, 0.97 - 0.1 - recipe.episodes * (recipe.duration + 0.08)
     if recipe.episodes == 0:
@@ -242,8 +244,16 @@ def _starts(recipe: Recipe, rng: np.random.Generator) -> list[float]:
     return [float(n * (0.1 + gap + i * (recipe.duration + 0.08))) for i, gap in enumerate(gaps)]
 
 
-def generate(recipe: Recipe, seed: int) -> SyntheticCurve:
+def marked(truth: Iterable[Interval]) -> tuple[Interval, ...]:
+    """Intervals in point indices as steps, of which the first is 1."""
+    return tuple(Interval(t.onset + 1, t.peak + 1, t.recovery + 1) for t in truth)
+
+
+def generate(recipe: Recipe, seed: int, heights: tuple[float, float] = (8, 40)) -> SyntheticCurve:
     """The curve of a recipe; the same recipe and seed give the same curve.
+
+    Args:
+        heights: between which the descent's height is drawn, in noise units, log-uniform.
 
     Raises:
         UsageError: a name that is in none of the tables.
@@ -253,15 +263,14 @@ def generate(recipe: Recipe, seed: int) -> SyntheticCurve:
             raise unknown(key, getattr(recipe, key), table)
     rng = np.random.default_rng([seed, recipe.points])
     n = recipe.points
-    clean = TRENDS[recipe.trend](np.arange(n) / n, rng) * np.exp(rng.uniform(np.log(8), np.log(40)))
+    clean = TRENDS[recipe.trend](np.arange(n) / n, rng) * np.exp(rng.uniform(*np.log(heights)))
     scale = np.ones(n)
     if recipe.noise == "level" and recipe.trend != "flat":
         level = clean - clean.min() + 0.3 * np.ptp(clean)
         scale = level / level.mean()
-    truth = [add_episode(recipe, clean, scale[int(start)], start, rng) for start in _starts(recipe, rng)]
+    truth = [add_episode(recipe, clean, scale[int(start)], start, rng) for start in starts(recipe, rng)]
     steps = np.arange(1, n + 1, dtype=np.float64)
-    marked = tuple(Interval(t.onset + 1, t.peak + 1, t.recovery + 1) for t in truth)
-    curve = SyntheticCurve(recipe, steps, clean + scale * NOISES[recipe.noise](n, rng), marked)
+    curve = SyntheticCurve(recipe, steps, clean + scale * NOISES[recipe.noise](n, rng), marked(truth))
     return CONFOUNDERS[recipe.confounder](curve, scale, rng)
 
 

@@ -86,7 +86,7 @@ def _load(run: Run, joint: Sequence[SliceFile]) -> RunData:
         sharpness=read(lambda: _parquet(run.analysis_dir / "sharpness.parquet"), None),
         gap=read(lambda: _parquet(run.analysis_dir / "gap.parquet"), None),
         episodes=read(lambda: _parquet(run.analysis_dir / "episodes.parquet"), None),
-        slices=[*_read_slices(slice_files(run.analysis_dir), problems), *joint],
+        slices=[*read(lambda: _read_slices(slice_files(run.analysis_dir), problems), []), *joint],
         state=status.state,
         step=status.step,
         max_steps=status.max_steps,
@@ -94,21 +94,17 @@ def _load(run: Run, joint: Sequence[SliceFile]) -> RunData:
         seconds=float(metrics["seconds"].sum()) if len(metrics) else None,
         digests=read(lambda: run.digests, {}),
         environment=status.environment,
+        peak_memory=status.peak_memory,
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
 def _parquet(path: Path) -> pd.DataFrame | None:
     """The table, or None where the file is missing."""
-    import pandas as pd
-    import pyarrow as pa
+    from landscape.store.tables import read_table
 
-    if not path.is_file():
-        return None
-    try:
-        return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    table = read_table(path)
+    return None if table is None else table.to_pandas()
 
 
 def _read_slices(paths: Iterable[Path], problems: list[str]) -> list[SliceFile]:

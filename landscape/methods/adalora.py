@@ -22,7 +22,10 @@ from landscape.methods.base import METHODS, Arguments, Method, StepRule
 
 
 class AdaLoRAArguments(Arguments):
-    """β₁, β₂, the penalty and the budget's start are the paper's; its steps are set per task, here as shares."""
+    """Section 4.1 of the paper has initial_ratio, beta1 and beta2, and tries 0.1, 0.3 and 0.5 for orthogonality, of
+    which the authors' scripts for GLUE take 0.1. The budget's steps are set task by task there, here they are shares of
+    the schedule: those scripts have 9 and 58 % for MNLI, 17 and 52 % for MRPC.
+    """
 
     initial_ratio: float = Field(1.5, gt=1, description="initial over final rank; the config's rank is the final one")
     warmup: float = Field(0.15, ge=0, lt=1, description="share of the schedule before pruning begins")
@@ -107,7 +110,7 @@ class RankAllocation(StepRule):
         return total
 
     def after_step(self, step: int) -> None:
-        """Score every triplet by its gradient and mask what exceeds the budget (eq. 8-12); not after a skipped step."""
+        """Score every triplet and mask what exceeds the budget (eq. 6-11, appendix A); not after a skipped step."""
         if all(p.grad is not None for p in self.scored):
             self.adalora.update_and_allocate(step)
 
@@ -161,7 +164,7 @@ METHODS.add(
     Method(
         name="adalora",
         summary="LoRA in SVD form; the least important singular values are pruned down to the rank on average",
-        source="AdaLoRA, arXiv 2303.10512",
+        source="AdaLoRA, arXiv 2303.10512, eq. 3, 4 and 6-11, appendix A",
         adapter="adalora",
         arguments=AdaLoRAArguments,
         peft=peft_config,

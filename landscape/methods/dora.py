@@ -18,7 +18,7 @@ METHODS.add(
     Method(
         name="dora",
         summary="LoRA for the direction of W', and a trained magnitude for each of its rows",
-        source="DoRA, arXiv 2402.09353, eq. 5 and 11",
+        source="DoRA, arXiv 2402.09353, eq. 5, section 4.3",
         adapter="dora",
         peft=peft_config,
         extra_memory="one number an output row; W + s·BA while it is computed",

@@ -17,7 +17,7 @@ STREAM = "ema"
 
 
 class EMAArguments(Arguments):
-    """The usual decay; its warm-up keeps the start out of short runs."""
+    """No paper sets them: the usual decay, and TensorFlow's warm-up of it, which keeps the start out of short runs."""
 
     decay: float = Field(0.999, ge=0, lt=1, description="weight of the average in each update")
     warmup: bool = Field(True, description="at most (1 + t) / (10 + t) in step t, so that the start is forgotten")

@@ -15,7 +15,9 @@ from landscape.methods.displacement import Displacement, drop_gradients, trainab
 
 
 class EntropySGDArguments(Arguments):
-    """The paper's; γ is where its scoping begins, and stays there."""
+    """The authors' for CIFAR-10 (their README and code), γ where its scoping begins. ``average`` is the weight of the
+    newest state as in algorithm 1; their code has 0.75 as that of the average.
+    """
 
     inner_steps: int = Field(20, ge=1, description="L: Langevin steps before each step of the optimizer")
     gamma: float = Field(0.03, gt=0, description="γ: how strongly the inner loop is held near θ")

@@ -15,7 +15,7 @@ from landscape.methods.ggpo import GGPO
 
 
 class FlatLoRAArguments(Arguments):
-    """σ is that of the paper's T5 experiments."""
+    """σ is that of the paper for T5-base and for Llama 2-7B (sections 4.1 and 4.3)."""
 
     sigma: float = Field(0.05, ge=0, description="σ at the end: size of the noise relative to the weights")
     ramp_steps: int | None = Field(None, ge=1, description="T of the cosine ramp; null: the schedule's length")
@@ -82,7 +82,7 @@ METHODS.add(
     Method(
         name="flat-lora",
         summary="LoRA under Gaussian noise on W', scaled by its rows' norms and growing along a cosine",
-        source="Flat-LoRA, arXiv 2409.14396, section 3 (noise by filter norms, increasing along a cosine)",
+        source="Flat-LoRA, arXiv 2409.14396 v2, eq. 6 and 7; the cosine: nblt/Flat-LoRA",
         adapter="lora",
         arguments=FlatLoRAArguments,
         perturbation=build,

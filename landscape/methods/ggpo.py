@@ -22,7 +22,7 @@ from landscape.methods.gradient_rows import ExactGradientRows, ProxyGradientRows
 
 
 class GGPOArguments(Arguments):
-    """σ and β are those of the experiments (section 4.1); the text around equation 8 also says σ = 0.05."""
+    """σ and β of both experiments (section 4, "Implementation Details", which first gives σ = 0.05 for all)."""
 
     sigma: float = Field(0.03, ge=0, description="σ: size of the noise relative to the weights")
     beta: float = Field(0.01, ge=0, description="β: weight of the gradient's row norms")

@@ -18,7 +18,7 @@ from landscape.methods.frozen_base import base_tensors, dense_weight, refuse_tie
 
 
 class LoRAGAArguments(Arguments):
-    """γ as in PEFT; the commands in the reference's README have 64. The rest are the reference's."""
+    """The reference's (conf/init/gradient.yaml); the command in its reproduce/Readme.md has gamma = 64."""
 
     gamma: float = Field(16.0, gt=0, description="γ: the larger, the smaller the initial A and B")
     examples: int = Field(8, ge=1, description="training examples whose gradient is decomposed")
@@ -32,7 +32,7 @@ def peft_config(keywords: dict[str, Any], arguments: LoRAGAArguments) -> LoraCon
 
 
 def initialize(model: nn.Module, start: Start) -> dict[str, Tensor]:
-    """G = ∇_W L = U·S·Vᵀ: A = c·V_{1..r}ᵀ, B = c·U_{r+1..2r}, c = m^¼/√γ, W (m, n) ← W - s·BA (theorem 3.1, eq. 10).
+    """G = ∇_W L = U·S·Vᵀ: A = c·V_{1..r}ᵀ, B = c·U_{r+1..2r}, c = m^¼/√γ, W (m, n) ← W - s·BA (sections 3.2-3.4).
 
     The gradient is of the loss over the run's first ``examples`` examples, in eval mode, and is moved to the CPU layer
     by layer. PEFT's version also multiplies B by the singular values and scales B alone.
@@ -124,7 +124,7 @@ METHODS.add(
     Method(
         name="lora-ga",
         summary="LoRA started along the singular directions of the first gradient; s·BA leaves the frozen base",
-        source="LoRA-GA, arXiv 2407.05000; Outsider565/LoRA-GA",
+        source="LoRA-GA, arXiv 2407.05000, sections 3.2-3.4; Outsider565/LoRA-GA",
         adapter="lora",
         arguments=LoRAGAArguments,
         peft=peft_config,

@@ -11,7 +11,7 @@ from landscape.methods.base import METHODS, AdamSettings, Arguments, Method
 
 
 class LoRAPlusArguments(Arguments):
-    """The ratio is the one that LoRA+ recommends and the papers' tables use."""
+    """The ratio of the papers' tables (LoRA-MGPO, appendix B.3)."""
 
     ratio: float = Field(16.0, gt=0, description="λ: B's learning rate over A's, which is the config's")
 
@@ -39,7 +39,7 @@ METHODS.add(
     Method(
         name="lora-plus",
         summary="LoRA whose B has a higher learning rate than its A",
-        source="LoRA+, arXiv 2402.12354, section 4",
+        source="LoRA+, arXiv 2402.12354; its ratio: LoRA-MGPO, appendix B.3",
         adapter="lora",
         arguments=LoRAPlusArguments,
         optimizer=optimizer,

@@ -16,7 +16,7 @@ from landscape.methods.sam import PROJECTION
 
 
 class LPFSGDArguments(Arguments):
-    """The authors' settings for ResNets on CIFAR: one draw, fixed radius."""
+    """The authors' for ResNets on CIFAR (their README): one draw, fixed radius; elsewhere M = 8, γ₀ = 5e-4, α = 15."""
 
     gamma: float = Field(0.002, ge=0, description="γ₀: noise of an entry over the norm of its filter, at the start")
     draws: int = Field(1, ge=1, description="M: parts of the batch, each under a noise of its own")

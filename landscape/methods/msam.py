@@ -17,7 +17,7 @@ from landscape.methods.sam import PROJECTION
 
 
 class MSAMArguments(Arguments):
-    """ρ = 3 is the authors' for all their networks; an adapter, whose own norm is of that order, wants less."""
+    """ρ = 3 is in the authors' commands for all their networks; an adapter, whose norm is of that order, wants less."""
 
     rho: float = Field(3.0, ge=0, description="length ρ of the perturbation")
 
@@ -78,7 +78,7 @@ METHODS.add(
     Method(
         name="msam",
         summary="the gradient at a fixed distance against the momentum: SAM without its second pass",
-        source="Momentum-SAM, arXiv 2401.12033, algorithm 1",
+        source="Momentum-SAM, arXiv 2401.12033, section 2.4, algorithm 1",
         adapter="lora",
         arguments=MSAMArguments,
         perturbation=build,

@@ -84,7 +84,7 @@ METHODS.add(
     Method(
         name="nlora",
         summary="LoRA with a trained r x r matrix between B and A, all three started at rows and columns of W",
-        source="NLoRA, arXiv 2502.14482 (SLoRA's structure, Nyström initialization)",
+        source="NLoRA, arXiv 2502.14482; TracyGuo2001/NLoRA",
         adapter="nlora",
         arguments=NLoRAArguments,
         prepare=prepare,

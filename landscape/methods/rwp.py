@@ -15,14 +15,16 @@ from landscape.methods.sam import PROJECTION
 
 
 class RWPArguments(Arguments):
-    """Defaults of m-RWP."""
+    """The authors' script for m-RWP has both (train_mrwp_parallel.py of nblt/mARWP)."""
 
     sigma: float = Field(0.01, ge=0, description="σ: noise of an entry over the norm of its filter")
-    mix: float = Field(0.5, ge=0, lt=1, description="λ: weight of the unperturbed gradient; 0 is plain RWP")
+    mix: float = Field(
+        0.5, ge=0, lt=1, description="weight of the unperturbed gradient, 1 - λ of the paper; 0 is plain RWP"
+    )
 
 
 class RWP(StepRule):
-    """θ is stepped with λ·∇L(θ) + (1-λ)·∇L(θ + ε), ε_ij ~ N(0, σ²·‖θ_i‖²) with the norm of the entry's filter.
+    """θ is stepped with λ·∇L(θ + ε) + (1-λ)·∇L(θ), ε_ij ~ N(0, σ²·‖θ_i‖²) with the norm of the entry's filter.
 
     A filter is a row of A or B, or a whole vector; the rows of B are zero at the start, and so is their noise. Both
     gradients are of the same window (the paper takes two batches on two devices).
@@ -76,7 +78,7 @@ METHODS.add(
     Method(
         name="rwp",
         summary="half the gradient where it is, half under Gaussian noise scaled by filter norms",
-        source="RWP, arXiv 2211.11489 and 2404.00357 (m-RWP)",
+        source="m-RWP, arXiv 2211.11489 and 2404.00357; nblt/mARWP",
         adapter="lora",
         arguments=RWPArguments,
         rule=rule,

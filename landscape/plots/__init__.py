@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.plots.build import with_inset
 from landscape.plots.choice import Choice
+from landscape.plots.comparison import method_comparison
 from landscape.plots.curves import Curve, CurveSet, End, Panel, Trace, table
 from landscape.plots.data import Cell, RunData, group
 from landscape.plots.envelope import POINT_BUDGET, reduce
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from landscape.plots.plotly_renderer import to_plotly
     from landscape.plots.slices_matplotlib import surfaces_to_matplotlib
     from landscape.plots.slices_plotly import surface_3d, surfaces_to_plotly
+    from landscape.plots.surface_3d_matplotlib import surface_3d_to_matplotlib
 
 Drawing = CurveSet | SurfaceSet
 
@@ -46,6 +48,7 @@ _RENDERERS = {
     "surfaces_to_matplotlib": "slices_matplotlib",
     "surfaces_to_plotly": "slices_plotly",
     "surface_3d": "slices_plotly",
+    "surface_3d_to_matplotlib": "surface_3d_matplotlib",
 }
 
 
@@ -86,6 +89,7 @@ __all__ = [
     "line_figures",
     "line_slices",
     "loss_curves",
+    "method_comparison",
     "method_style",
     "reduce",
     "sharpness_curves",
@@ -93,6 +97,7 @@ __all__ = [
     "summarize",
     "summarize_cells",
     "surface_3d",
+    "surface_3d_to_matplotlib",
     "surface_figure",
     "surface_figures",
     "surface_table",

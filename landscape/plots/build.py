@@ -117,6 +117,7 @@ class Pen:
     color: str
     dash: str = "solid"
     order: int = 0
+    marker: str = "circle"
 
 
 def seed_curve(
@@ -164,6 +165,7 @@ def seed_curve(
         raw=tuple(trace for _, trace in traces) if shows_raw else (),
         ends=tuple(_end(run, trace) for run, trace in traces if run.state in ENDED),
         markers=markers,
+        marker=pen.marker,
     )
 
 
@@ -206,7 +208,8 @@ def facet_panels(
     for key in facets.keys:
         drawn = []
         for cell, runs in facets.select(key, cells).items():
-            drawn += curves(runs, Pen(labels[cell], palette[cell], method_style(cell.method).dash, order[cell]))
+            style = method_style(cell.method)
+            drawn += curves(runs, Pen(labels[cell], palette[cell], style.dash, order[cell], style.marker))
         panels.append(Panel(facets.title(key), tuple(curve for curve in drawn if curve is not None), **panel))
     return panels
 

@@ -52,7 +52,8 @@ class Curve:
     ``x``, ``y`` (points,) are drawn as the line, with NaN where it breaks. ``lower`` and ``upper`` (points,) bound the
     band that ``band`` names. ``n`` (points,) is the number of runs behind each point. ``raw`` lies faintly under it.
     ``hollow`` (points,) marks the points to draw as open circles, such as eigenvalues that did not converge.
-    ``order`` sorts the legend. With ``bars`` the points stand for themselves: ``lower`` and ``upper`` are the ends of a
+    ``marker`` is their shape, a key of `landscape.plots.style.MARKERS`. ``order`` sorts the legend. With ``bars`` the
+    points stand for themselves: ``lower`` and ``upper`` are the ends of a
     bar at each, and no line joins them.
     """
 
@@ -68,6 +69,7 @@ class Curve:
     raw: tuple[Trace, ...] = ()
     ends: tuple[End, ...] = ()
     markers: bool = False
+    marker: str = "circle"
     hollow: NDArray[np.bool_] | None = None
     order: int = 0
     bars: bool = False
@@ -128,6 +130,14 @@ class CurveSet:
     def rows(self) -> int:
         """Number of panel rows."""
         return -(-len(self.panels) // self.columns)
+
+    @property
+    def tile_lines(self) -> int:
+        """Lines of text that the panel with most rows of tiles has room for, at most two a row."""
+        panels = [panel.tiles for panel in self.panels if panel.tiles is not None]
+        return max(
+            (len(t.rows) * min(2, max(len(tile.lines) for tile in t.tiles)) for t in panels if t.tiles), default=0
+        )
 
     def curves(self) -> list[Curve]:
         """All curves of all panels, in drawing order."""

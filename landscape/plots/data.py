@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from landscape.config import method_name
 from landscape.plots.curves import FloatArray, Trace
 from landscape.plots.style import method_order, method_style
 
@@ -49,6 +50,7 @@ class RunData:
         state: queued, running, done, failed, diverged or interrupted.
         digests: of the data and the model, which stand for where they lie.
         environment: package versions, threads and device that the run recorded.
+        peak_memory: most bytes while training, of the process (rss) and of the device's tensors (cuda).
         problems: what could not be read of it, one line each.
     """
 
@@ -67,12 +69,13 @@ class RunData:
     seconds: float | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    peak_memory: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
-        """The method's name in the config."""
-        return str(self.config.get("method"))
+        """The method, and the adapter below it where it has one of its own: ``mgpo``, ``mgpo-dora``."""
+        return method_of(self.config)
 
     @property
     def seed(self) -> int | None:
@@ -85,10 +88,15 @@ class RunData:
         ignored = REPLICATES | NO_EFFECT | PLACES
         others: dict[str, Any] = {k: v for k, v in self.config.items() if k not in ignored and k not in AXES}
         others.update({f"{key} digest": digest for key, digest in self.digests.items()})
-        axes: dict[str, Any] = {axis: self.config.get(axis) for axis in AXES}
+        axes: dict[str, Any] = {axis: self.config.get(axis) for axis in AXES} | {"method": self.method}
         if axes["method"] == "full":
             axes["rank"] = axes["alpha"] = None
         return Cell(**axes, others=json.dumps(others, sort_keys=True, default=str))
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """The name of a config's method over its adapter, as run ids have it."""
+    return method_name(str(config.get("method")), config.get("adapter"))
 
 
 @dataclass(frozen=True)

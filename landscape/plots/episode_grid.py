@@ -47,7 +47,8 @@ def episode_outcomes(runs: Sequence[RunData], column: str = "loss_clean") -> tup
     counts = Counter(name for _, name, _ in tested)
     # Of equals the raw curve, which asks for no trust in a control.
     adjust = max(counts, key=lambda name: (counts[name], name == "none", name))
-    outcomes = [Outcome.of(run.run_id, run.config, run.state, rows) for run, name, rows in tested if name == adjust]
+    kept = [(run, {**run.config, "method": run.method}, rows) for run, name, rows in tested if name == adjust]
+    outcomes = [Outcome.of(run.run_id, config, run.state, rows) for run, config, rows in kept]
     return outcomes, adjust
 
 

@@ -107,8 +107,9 @@ def train_and_eval_curves(
     smoothing = Smoothing.of(bandwidth, runs)
 
     def curves(members: Sequence[RunData], pen: Pen) -> list[Curve | None]:
-        train = Pen(f"{pen.label}, train ({TRAIN_LOSSES[column]})", shade(pen.color, 0.22), order=pen.order)
-        held_out = Pen(f"{pen.label}, {SPLIT_NAMES['eval']}", shade(pen.color, 0.72), order=pen.order)
+        train = replace(pen, label=f"{pen.label}, train ({TRAIN_LOSSES[column]})", color=shade(pen.color, 0.22))
+        train = replace(train, dash="solid")
+        held_out = replace(train, label=f"{pen.label}, {SPLIT_NAMES['eval']}", color=shade(pen.color, 0.72))
         return [
             seed_curve(members, lambda run: step_series(run, column), train, smoothing=smoothing),
             split_curve(members, "eval", held_out),

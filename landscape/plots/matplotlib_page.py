@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from landscape.plots.curves import Curve, CurveSet
-from landscape.plots.style import DASHES, FRAME, INK, MUTED
+from landscape.plots.style import DASHES, FRAME, INK, MARKERS, MUTED
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -44,10 +44,14 @@ Line = tuple[str, float, str]
 
 
 def overhang(figure: Figure) -> float:
-    """Inches by which an axis label lies outside the page's left margin; draws the figure."""
+    """Inches by which labels of axes and ticks lie outside the page's left margin; draws the figure."""
     figure.draw_without_rendering()
     labels = [ax.yaxis.label for ax in figure.axes if ax.get_ylabel()]
-    return max((0.06 - label.get_window_extent().x0 / figure.dpi for label in labels), default=0.0)
+    ticks = [tick.label1 for ax in figure.axes for tick in ax.yaxis.get_major_ticks()]
+    labels += [text for text in ticks if text.get_visible() and text.get_text()]
+    # Hinting makes text a few percent wider at another resolution.
+    boxes = [label.get_window_extent() for label in labels]
+    return max((0.06 - (box.x0 - 0.06 * box.width) / figure.dpi for box in boxes), default=0.0)
 
 
 def draw_legend(figure: Figure, curves: Sequence[Curve], left: float, top: float, per_row: int) -> None:
@@ -78,7 +82,7 @@ def _handle(curve: Curve) -> Line2D:
     dash = DASHES[curve.dash]
     return Line2D(
         [], [], color=curve.color, linewidth=1.8, linestyle=(0, dash) if dash else "solid",
-        marker="o" if curve.markers else "", markersize=3.4,
+        marker=MARKERS[curve.marker] if curve.markers else "", markersize=3.4,
     )  # fmt: skip
 
 

@@ -33,10 +33,12 @@ from landscape.plots.matplotlib_page import (
     overhang,
     plain,
 )
-from landscape.plots.style import DASHES, FRAME, GRID, INK, MUTED, readable, shade
+from landscape.plots.style import DASHES, FRAME, GRID, INK, MARKERS, MUTED, readable, shade
 from landscape.plots.tiles_matplotlib import draw_tiles
 
 DIRECT_LABELS_UP_TO = 8
+TILE_HEIGHT = 0.19
+"""Inches that a row of tiles has at least: one line of text."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Layout:
         if panel < 0.8:
             panel, width = 0.8, left + right + gap_x * (columns - 1) + 0.8 * columns
         height = min(max(0.62 * panel, 1.7), 3.5) if result.rows == 1 or columns > 1 else 2.1
+        height = max(height, TILE_HEIGHT * result.tile_lines)
         stacked = any(panel.x_label == "" for panel in result.panels)
         return cls(width, panel, height, left, right, gap_x, gap_y=0.18 if stacked else 0.60)
 
@@ -225,7 +228,8 @@ def _draw_line(ax: Axes, curve: Curve) -> None:
         hollow = np.zeros(len(curve.x), dtype=bool) if curve.hollow is None else curve.hollow
         for chosen, face in ((~hollow, curve.color), (hollow, "white")):
             ax.plot(
-                curve.x[chosen], curve.y[chosen], linestyle="none", marker="o", markersize=_marker_size(len(curve.x)),
+                curve.x[chosen], curve.y[chosen], linestyle="none", marker=MARKERS[curve.marker],
+                markersize=_marker_size(len(curve.x)),
                 markerfacecolor=face, markeredgecolor=curve.color, markeredgewidth=0.9, zorder=3.5,
             )  # fmt: skip
 

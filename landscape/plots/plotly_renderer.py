@@ -22,7 +22,9 @@ PANEL_HEIGHT = 260
 GAP_X = 0.035
 GAP_Y = 76
 STACKED_GAP_Y = 22
-"""Pixels between rows of panels, with and without tick labels and titles between them."""
+TILE_HEIGHT = 20
+"""Pixels: a panel at least, the gaps between columns (a share) and rows of panels with and without tick labels between
+them, and a row of tiles at least."""
 
 
 def to_plotly(result: CurveSet, *, theme: str = "light", heading: bool = True) -> go.Figure:
@@ -35,7 +37,7 @@ def to_plotly(result: CurveSet, *, theme: str = "light", heading: bool = True) -
     result = reduce(result)
     # Plain dictionaries, which Plotly checks once at the end: checking each step took most of a report's time.
     plain: Plain = {"data": [], "layout": {"annotations": [], "shapes": []}}
-    body = PANEL_HEIGHT * result.rows + _gap_y(result) * (result.rows - 1)
+    body = _panel_height(result) * result.rows + _gap_y(result) * (result.rows - 1)
     shown: set[str] = set()
     for index, panel in enumerate(result.panels):
         _add_panel(plain, result, index, body)
@@ -52,8 +54,13 @@ def _box(result: CurveSet, index: int, body: int) -> tuple[float, float, float, 
     gap = GAP_X if result.share_y != "none" else 2.6 * GAP_X
     width = (1 - gap * (result.columns - 1)) / result.columns
     left = column * (width + gap)
-    top = 1 - row * (PANEL_HEIGHT + _gap_y(result)) / body
-    return left, left + width, max(0.0, top - PANEL_HEIGHT / body), top
+    height = _panel_height(result)
+    top = 1 - row * (height + _gap_y(result)) / body
+    return left, left + width, max(0.0, top - height / body), top
+
+
+def _panel_height(result: CurveSet) -> int:
+    return max(PANEL_HEIGHT, TILE_HEIGHT * result.tile_lines)
 
 
 def _gap_y(result: CurveSet) -> int:
@@ -199,7 +206,7 @@ def _line(curve: Curve, panel: Panel, first: bool) -> Plain:
     markers: dict[str, Any] = {}
     if curve.markers and len(curve.x) <= 120:
         hollow = np.zeros(len(curve.x), dtype=bool) if curve.hollow is None else curve.hollow
-        symbols = np.where(hollow, "circle-open", "circle").tolist() if hollow.any() else "circle"
+        symbols = np.where(hollow, f"{curve.marker}-open", curve.marker).tolist() if hollow.any() else curve.marker
         markers = {"marker": {"size": 6 if len(curve.x) <= 40 else 4, "color": curve.color, "symbol": symbols}}
     if curve.bars and curve.lower is not None and curve.upper is not None:
         ends = {"array": _y(curve.upper - curve.y), "arrayminus": _y(curve.y - curve.lower), "symmetric": False}

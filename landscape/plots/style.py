@@ -1,7 +1,8 @@
 """One look for every figure: a fixed color and dash per method, shades within a method, and the dark variant.
 
 Colors are Okabe and Ito's (2008) where they suffice, which stay apart under the common color-vision deficiencies;
-further methods take other hues and, so that nothing rests on color alone, another dash.
+further methods take other hues and, so that nothing rests on color alone, another dash and another marker: every two
+methods differ clearly in color, or in both.
 """
 
 from __future__ import annotations
@@ -23,8 +24,19 @@ DASHES: dict[str, tuple[float, ...]] = {
     "dot": (1.2, 1.6),
     "dashdot": (6.0, 1.8, 1.2, 1.8),
     "longdash": (9.0, 2.5),
+    "longdashdot": (9.0, 1.8, 1.2, 1.8),
 }
 """Name as Plotly spells it → on and off lengths in line widths, as Matplotlib takes them."""
+
+MARKERS: dict[str, str] = {
+    "circle": "o", "square": "s", "diamond": "D", "diamond-tall": "d", "cross": "P", "x": "X", "star": "*",
+    "triangle-up": "^", "triangle-down": "v", "triangle-left": "<", "triangle-right": ">", "pentagon": "p",
+    "hexagon": "h",
+}  # fmt: skip
+"""Name as Plotly spells it → Matplotlib's; all are filled, so that an open one can say something else."""
+
+COMPOSED_DASH = "longdashdot"
+"""Of every method over an adapter of its own, and of nothing else."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +46,69 @@ class MethodStyle:
     label: str
     color: str
     dash: str = "solid"
+    marker: str = "circle"
 
 
 METHOD_STYLES: dict[str, MethodStyle] = {
-    "full": MethodStyle("Full FT", "#505a68", "dash"),
+    "full": MethodStyle("Full FT", "#505a68", "dash", "x"),
     "lora": MethodStyle("LoRA", "#d55e00"),
-    "mgpo": MethodStyle("LoRA-MGPO", "#0072b2"),
-    "mgpo-released": MethodStyle("LoRA-MGPO (released code)", "#0072b2", "dot"),
-    "ggpo": MethodStyle("LoRA-GGPO", "#009e73"),
-    "ggpo-released": MethodStyle("LoRA-GGPO (released code)", "#009e73", "dot"),
-    "flat-lora": MethodStyle("Flat-LoRA", "#009e73", "dashdot"),
-    "dora": MethodStyle("DoRA", "#cc79a7"),
-    "adalora": MethodStyle("AdaLoRA", "#e69f00"),
-    "rslora": MethodStyle("rsLoRA", "#56b4e9"),
-    "lora+": MethodStyle("LoRA+", "#8c7a00", "dash"),
-    "loraplus": MethodStyle("LoRA+", "#8c7a00", "dash"),
-    "pissa": MethodStyle("PiSSA", "#882255", "dashdot"),
-    "lora-ga": MethodStyle("LoRA-GA", "#e69f00", "longdash"),
-    "lora-pro": MethodStyle("LoRA-Pro", "#4b2f9b", "dash"),
-    "sam": MethodStyle("LoRA + SAM", "#4b2f9b", "dot"),
-    "random": MethodStyle("LoRA + random noise", "#882255", "dot"),
+    "dora": MethodStyle("DoRA", "#cc79a7", "solid", "diamond"),
+    "adalora": MethodStyle("AdaLoRA", "#e69f00", "solid", "triangle-down"),
+    "pissa": MethodStyle("PiSSA", "#882255", "dashdot", "pentagon"),
+    "rslora": MethodStyle("rsLoRA", "#56b4e9", "solid", "star"),
+    "lora-plus": MethodStyle("LoRA+", "#8c7a00", "dash", "cross"),
+    "lora+": MethodStyle("LoRA+", "#8c7a00", "dash", "cross"),
+    "loraplus": MethodStyle("LoRA+", "#8c7a00", "dash", "cross"),
+    "lora-ga": MethodStyle("LoRA-GA", "#7a5230", "longdash", "triangle-left"),
+    "lora-pro": MethodStyle("LoRA-Pro", "#4b2f9b", "dash", "triangle-right"),
+    "nlora": MethodStyle("NLoRA", "#c05078", "longdash", "diamond-tall"),
+    "mgpo": MethodStyle("LoRA-MGPO", "#0072b2", "solid", "square"),
+    "mgpo-released": MethodStyle("LoRA-MGPO (released code)", "#0072b2", "dot", "diamond-tall"),
+    "ggpo": MethodStyle("LoRA-GGPO", "#009e73", "solid", "triangle-up"),
+    "ggpo-released": MethodStyle("LoRA-GGPO (released code)", "#009e73", "dot", "hexagon"),
+    "flat-lora": MethodStyle("Flat-LoRA", "#009e73", "dashdot", "pentagon"),
+    "sam": MethodStyle("LoRA + SAM", "#4b2f9b", "dot", "star"),
+    "msam": MethodStyle("LoRA + Momentum-SAM", "#4b2f9b", "longdash", "cross"),
+    "rwp": MethodStyle("LoRA + RWP", "#8c7a00", "dot", "square"),
+    "lpf-sgd": MethodStyle("LoRA + LPF-SGD", "#8c7a00", "dashdot", "star"),
+    "ema": MethodStyle("LoRA + EMA", "#d55e00", "longdash", "hexagon"),
+    "entropy-sgd": MethodStyle("LoRA + Entropy-SGD", "#cc79a7", "dashdot", "triangle-up"),
+    "ba-lora": MethodStyle("BA-LoRA", "#56b4e9", "dash", "diamond"),
+    "random": MethodStyle("LoRA + random noise", "#882255", "dot", "triangle-right"),
 }
 
 _SPARE = ("#4b2f9b", "#882255", "#8c7a00", "#56b4e9", "#cc79a7")
 
 
 def method_style(method: str) -> MethodStyle:
-    """The style of a method; a name not in the table gets one that depends on the name alone."""
+    """The style of a method, or of one over an adapter of its own (``mgpo-dora``): a color between the two's, the
+    adapter's marker, and a dash that no plain method has. Any other name gets a style that depends on the name alone.
+    """
     known = METHOD_STYLES.get(method)
     if known is not None:
         return known
+    if parts := _composed(method):
+        over, below = (METHOD_STYLES[part] for part in parts)
+        return MethodStyle(method, _mix(over.color, below.color, 0.5), COMPOSED_DASH, below.marker)
     number = zlib.crc32(method.encode("utf-8", "replace"))
-    dashes = ("dashdot", "longdash", "dot")
-    return MethodStyle(method, _SPARE[number % len(_SPARE)], dashes[number // len(_SPARE) % len(dashes)])
+    dashes, markers = ("dashdot", "longdash", "dot"), tuple(MARKERS)
+    dash = dashes[number // len(_SPARE) % len(dashes)]
+    return MethodStyle(method, _SPARE[number % len(_SPARE)], dash, markers[number // 64 % len(markers)])
+
+
+def _composed(name: str) -> tuple[str, str] | None:
+    """A known method and the known adapter below it, where the name is that of both."""
+    cuts = [index for index, character in enumerate(name) if character == "-"]
+    parts = [(name[:cut], name[cut + 1 :]) for cut in reversed(cuts)]
+    return next(((a, b) for a, b in parts if a in METHOD_STYLES and b in METHOD_STYLES), None)
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """A sort key: the order of `METHOD_STYLES`, then others by name."""
+    """A sort key: the order of `METHOD_STYLES`, a method over an adapter after its own; then others by name."""
     names = list(METHOD_STYLES)
-    return (names.index(method) if method in METHOD_STYLES else len(names), method)
+    parts = None if method in METHOD_STYLES else _composed(method)
+    own = parts[0] if parts else method
+    return (names.index(own) if own in METHOD_STYLES else len(names), method)
 
 
 def shade(color: str, position: float) -> str:

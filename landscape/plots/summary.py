@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -154,23 +155,46 @@ def summarize_cells(runs: Sequence[RunData]) -> list[CellSummary]:
     for cell, members in group(runs).items():
         summaries = tuple(summarize(run) for run in members)
         done = [summary for summary in summaries if summary.run.state == "done"]
-        means = (_mean([getattr(summary, name) for summary in done]) for name in ("train", "held_out", "gap"))
+        means = (mean_over([getattr(summary, name) for summary in done]) for name in ("train", "held_out", "gap"))
         rows.append(CellSummary(cell, summaries, *means))
     return rows
 
 
-def _mean(estimates: Sequence[Estimate]) -> Estimate:
+def mean_over(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of those that have a value, with their standard deviation (NaN for one)."""
     values = np.array([estimate.value for estimate in estimates if estimate])
     if not len(values):
         return NOTHING
     return Estimate(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan)
 
 
-def best_learning_rates(rows: Sequence[CellSummary]) -> dict[Cell, CellSummary]:
+class Scored(Protocol):
+    """A cell with what decides between learning rates."""
+
+    @property
+    def cell(self) -> Cell:
+        """All settings but the seeds."""
+        ...
+
+    @property
+    def held_out(self) -> Estimate:
+        """Mean eval loss of the finished runs."""
+        ...
+
+    @property
+    def diverged(self) -> int:
+        """How many runs diverged."""
+        ...
+
+
+Row = TypeVar("Row", bound=Scored)
+
+
+def best_learning_rates(rows: Sequence[Row]) -> dict[Cell, Row]:
     """For each setting apart from the learning rate, the row with the lowest mean eval loss among those in which no run
     diverged; the key is the cell with its learning rate set to 0.
     """
-    best: dict[Cell, CellSummary] = {}
+    best: dict[Cell, Row] = {}
     for row in rows:
         key = without_rate(row.cell)
         stable = row.held_out and not row.diverged
@@ -222,7 +246,7 @@ def _rate_curve(runs: Sequence[RunData], pen: Pen) -> Curve | None:
     means, sds, counts, ends = [], [], [], []
     for rate in rates:
         here = [run for run in runs if run.cell.learning_rate == rate]
-        final = _mean([final_eval_loss(run) for run in here if run.state == "done"])
+        final = mean_over([final_eval_loss(run) for run in here if run.state == "done"])
         means.append(final.value)
         sds.append(final.error)
         counts.append(sum(run.state == "done" for run in here))
@@ -248,6 +272,7 @@ def _rate_curve(runs: Sequence[RunData], pen: Pen) -> Curve | None:
         n=np.array(counts),
         ends=tuple(ends),
         markers=True,
+        marker=pen.marker,
     )
 
 

@@ -30,7 +30,7 @@ class Tile:
     lines: tuple[str, ...]
     marked: bool = False
     hover: str = ""
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def color(self) -> str:

@@ -130,7 +130,9 @@ def paper_figures(runs: Sequence[RunData]) -> tuple[list[ReportFigure], list[tup
             continue
         try:
             made = script.build(runs)
-            figures += [ReportFigure.of(f"paper-{name}", result, script.about, script.source) for result in made]
+            names = [f"paper-{name}", *(f"paper-{name}-{number}" for number in range(2, len(made) + 1))]
+            pairs = zip(names, made, strict=True)
+            figures += [ReportFigure.of(own, result, script.about, script.source) for own, result in pairs]
         except StoreError as error:
             unsupported.append((f"{script.source}: {script.title}", str(error)))
     return figures, unsupported

@@ -79,7 +79,8 @@ def _part(part: Part, number: int) -> dict[str, Any]:
     if isinstance(part, Words):
         return {"kind": "heading" if part.heading else "words", "text": part.text}
     if isinstance(part, Sheet):
-        numeric = [_is_numeric(part.frame[name]) for name in part.frame]
+        columns: Any = part.frame
+        numeric = [_is_numeric(columns[name]) for name in columns]
         rows = [[spelled(value) for value in row] for row in part.frame.itertuples(index=False)]
         return {"kind": "table", "title": part.title, "head": list(zip(part.frame, numeric, strict=True)), "rows": rows}
     return {"kind": "figure", "figure": ReportFigure.of(f"figure-{number + 1}", part)}

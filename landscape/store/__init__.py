@@ -12,14 +12,18 @@
         snapshots-<stream>.bin, .idx    fixed-size records, then their index lines              (records.py)
         snapshots.json                  where each tensor lies in a record                      (layout.py)
         base.safetensors                base tensors that the method rewrote
+        checkpoint/                     newest resumable state, made by training
+        attempt.json                    written last: the attempt has begun, and from where     (attempts.py)
+      leases/<n>.json                   who may write attempt n                                 (leases.py)
       metrics.parquet                   the metrics of a finished run                           (metrics.py)
-      checkpoint/, analysis/            made by training and by the analyzers
+      analysis/                         made by the analyzers
 """
 
 from landscape.store.attempts import Attempt
 from landscape.store.capture import CapturePlan, plan_capture
 from landscape.store.export import export_adapter
 from landscape.store.layout import SnapshotLayout
+from landscape.store.leases import Lease, LeaseHeldError, LeaseLostError, LeaseWatch
 from landscape.store.runs import Run, RunStatus
 from landscape.store.snapshots import SnapshotReader
 from landscape.store.store import Store
@@ -28,6 +32,10 @@ from landscape.store.writer import SnapshotWriter
 __all__ = [
     "Attempt",
     "CapturePlan",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseLostError",
+    "LeaseWatch",
     "Run",
     "RunStatus",
     "SnapshotLayout",

@@ -7,12 +7,14 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from landscape.errors import StoreError
+from landscape.store.files import read_plain
 
 _WRITE_CHUNK = 1 << 26
 """One system call writes at most this much: macOS refuses 2 GiB and more, Linux silently writes less."""
@@ -55,21 +57,31 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """`write_json` with a last member ``crc``: the CRC-32 of the object without it, as canonical JSON."""
+    write_json(path, {**value, "crc": _checksum(value)})
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file, without the checksum that `write_checked_json` gave it.
 
     Raises:
-        StoreError: the file is missing, unreadable, not JSON or not an object.
+        StoreError: the file is missing, unreadable, too large, not JSON, not an object, or its checksum is wrong.
     """
+    content = read_plain(path)
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: it holds a {type(value).__name__} instead of an object")
+    if "crc" in value and value.pop("crc") != _checksum(value):
+        raise StoreError(f"{path} is damaged: its checksum does not match its content")
     return value
+
+
+def _checksum(value: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 def sync_directory(folder: Path) -> None:

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from landscape.errors import StoreError
-from landscape.store.atomic import AppendFile, replacing, sync_directory, write_error
+from landscape.store.atomic import AppendFile, replacing, sync_directory, write_error, write_json
 from landscape.store.layout import SnapshotLayout
 from landscape.store.lines import damaged_line, encode_line, scan_lines
+from landscape.store.manifest import check_sealed
 from landscape.store.metrics import checked_record, read_records
 from landscape.store.names import check_stream
 from landscape.store.records import IndexEntry, RecordWriter, StreamFiles, StreamIndex
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS_FILE = "metrics.jsonl"
+ATTEMPT_FILE = "attempt.json"
+CHECKPOINT_FOLDER = "checkpoint"
 
 
 class Attempt:
@@ -128,30 +131,70 @@ class Attempt:
         self.close()
 
 
-def prepare_attempt(attempts: Path, current: int, resume_step: int) -> Path:
+def current_attempt(attempts: Path, told: int) -> int:
+    """The highest attempt that was begun: ``told`` by the run's status, or a later one that says so itself."""
+    for number in sorted(_folders(attempts), reverse=True):
+        if number <= told:
+            break
+        if (attempts / str(number) / ATTEMPT_FILE).is_file():
+            return number
+    return told
+
+
+def highest_folder(attempts: Path) -> int:
+    """The highest number given to an attempt, begun or not; 0 where there is none."""
+    return max(_folders(attempts), default=0)
+
+
+def _folders(attempts: Path) -> list[int]:
+    try:
+        names = os.listdir(attempts)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {attempts}: {error.strerror}") from error
+    return [int(name) for name in names if name.isdecimal() and len(name) < 10]
+
+
+def prepare_attempt(
+    attempts: Path,
+    current: int,
+    resume_step: int,
+    *,
+    number: int | None = None,
+    checkpoint: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
     """Make the folder of the next attempt, with what the current one holds up to ``resume_step``, synced to disk.
 
-    Whoever asks first gets a number; folders left by a crash are never reused. With ``resume_step`` 0 the run starts
-    over and nothing is copied.
+    It has begun once ``attempt.json``, written last, is there. Without a number whoever asks first gets the next one;
+    folders left by a crash are never reused. With ``resume_step`` 0 the run starts over and nothing is copied.
 
     Args:
         attempts: the run's folder of attempts.
         current: number of the current attempt, 0 for none.
         resume_step: optimizer steps done at the checkpoint.
+        number: of the lease under which it is made; its holder alone may use it.
+        checkpoint: folder of the state at ``resume_step``, to be copied too.
+        overrides: config keys in which this attempt departs from the run's config.
 
     Raises:
-        StoreError: there is nothing to resume, a metrics line within the prefix is damaged, or the disk is too full;
-            the new folder is then removed again.
+        StoreError: there is nothing to resume, a metrics line within the prefix is damaged, the checkpoint is gone, or
+            the disk is too full; the new folder is then removed again.
     """
     if resume_step < 0 or (resume_step and not current):
         raise StoreError(f"{attempts.parent}: cannot resume at step {resume_step}, there is no attempt to resume")
-    folder = _make_next(attempts, current)
+    folder = _make_next(attempts, current, number)
+    origin = {"resumed_from": current if resume_step else None, "resume_step": resume_step}
     try:
         (folder / METRICS_FILE).touch()
         if resume_step:
             _copy_prefix(attempts / str(current), folder, resume_step)
+        if checkpoint is not None:
+            _copy_checkpoint(checkpoint, folder / CHECKPOINT_FOLDER)
         sync_directory(folder)
         sync_directory(attempts)
+        write_json(folder / ATTEMPT_FILE, {**origin, "overrides": dict(overrides or {})})
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise write_error(folder, error) from error
@@ -161,11 +204,13 @@ def prepare_attempt(attempts: Path, current: int, resume_step: int) -> Path:
     return folder
 
 
-def _make_next(attempts: Path, current: int) -> Path:
+def _make_next(attempts: Path, current: int, given: int | None) -> Path:
     try:
         attempts.mkdir(exist_ok=True)
-        taken = [int(path.name) for path in attempts.iterdir() if path.name.isdecimal()]
-        number = max([current, *taken]) + 1
+        if given is not None:
+            (attempts / str(given)).mkdir()
+            return attempts / str(given)
+        number = max(current, highest_folder(attempts)) + 1
         while True:
             folder = attempts / str(number)
             try:
@@ -198,6 +243,18 @@ def _copy_prefix(source: Path, target: Path, resume_step: int) -> None:
         write_layouts(target, layouts)
     if (base := source / BASE_TENSORS_FILE).exists():
         _link_or_copy(base, target / BASE_TENSORS_FILE)
+
+
+def _copy_checkpoint(source: Path, target: Path) -> None:
+    """So that an attempt needs no other one, and what a superseded process does to its own checkpoints is no matter."""
+    check_sealed(source)
+    partial = target / f".{source.name}.partial"
+    partial.mkdir(parents=True)
+    for file in source.iterdir():
+        _link_or_copy(file, partial / file.name)
+    sync_directory(partial)
+    os.replace(partial, target / source.name)
+    sync_directory(target)
 
 
 def _copy_metrics(source: Path, target: Path, resume_step: int) -> None:

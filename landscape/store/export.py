@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from landscape.config.identity import method_name
 from landscape.errors import StoreError
 from landscape.store.atomic import read_json, write_bytes
 from landscape.store.runs import Run
@@ -29,9 +30,9 @@ def export_adapter(run: Run, step: int, out_dir: str | Path) -> Path:
         StoreError: the run trained no adapter, its method rewrote base weights, it is no snapshot step (the nearest is
             named), or a trained tensor is none that PEFT would load.
     """
-    method, out_dir = run.config.method, Path(out_dir)
-    if method == "full":
-        raise StoreError(f"run {run.id}: method 'full' trains the base weights, there is no adapter to export")
+    method, out_dir = method_name(run.config.method, run.config.adapter), Path(out_dir)
+    if "full" in (run.config.method, run.config.adapter):
+        raise StoreError(f"run {run.id}: method {method!r} trains the base weights, there is no adapter to export")
     adapter_config = read_json(run.path / ADAPTER_CONFIG_FILE)
     reader = run.snapshots()
     if rewritten := reader.base_tensors():

@@ -20,6 +20,10 @@ ALIGNMENT = 16
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
+_MOST_BYTES, _MOST_DIMS = 1 << 62, 32
+"""What a file that somebody else wrote may declare."""
+
+
 @dataclass(frozen=True)
 class SnapshotLayout:
     """Names, shapes and dtypes of a record's tensors, in order; offsets (bytes) and size follow from them.
@@ -120,9 +124,11 @@ class SnapshotLayout:
             )
             offsets = tuple(int(entry["offset"]) for entry in entries)
             record_bytes = int(value["record_bytes"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"snapshot layout: malformed ({error!r})") from error
-        negative = any(size < 0 for shape in layout.shapes for size in shape)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StoreError(f"snapshot layout: malformed ({str(error)[:200]!r})") from error
+        negative = any(not 0 <= size < _MOST_BYTES for shape in layout.shapes for size in shape)
+        if any(len(shape) > _MOST_DIMS for shape in layout.shapes) or not 0 < record_bytes < _MOST_BYTES:
+            raise StoreError("snapshot layout: a shape or record_bytes is too large for any tensor")
         repeated = len(set(layout.names)) < len(layout.names)
         dangling = set(layout.aliases.values()) - set(layout.names)
         if negative or repeated or dangling or (offsets, record_bytes) != (layout.offsets, layout.record_bytes):

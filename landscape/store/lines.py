@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from landscape.errors import StoreError
+from landscape.store.files import open_plain
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _MARK = b',"crc":'
+
+MOST_LINE = 1 << 20
+"""Bytes after which a line should have ended; those that are written have a thousandth."""
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:
@@ -70,15 +75,14 @@ def read_lines(path: Path, start: int = 0, first_number: int = 1) -> Lines:
     for number, line in enumerate(lines, first_number):
         if not is_intact(line):
             raise damaged_line(path, number)
-    # One call for all lines is a fifth faster than one for each.
-    return Lines(_parse(path, b",".join(lines)), start + end)
+    return Lines(_parse(path, lines, first_number), start + end)
 
 
 def scan_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
     """(number, line with its newline, record) of every complete line; the record of a damaged line is None."""
     data = _read_from(path, 0)
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
-        yield number, line + b"\n", _parse(path, line)[0] if is_intact(line) else None
+        yield number, line + b"\n", _parse(path, [line], number)[0] if is_intact(line) else None
 
 
 def damaged_line(path: Path, number: int) -> StoreError:
@@ -86,22 +90,38 @@ def damaged_line(path: Path, number: int) -> StoreError:
     return StoreError(f"{path}, line {number}: damaged (its checksum does not match its content)")
 
 
-def _parse(path: Path, lines: bytes) -> list[dict[str, Any]]:
+def _parse(path: Path, lines: list[bytes], first_number: int) -> list[dict[str, Any]]:
+    """Records of lines whose checksums match."""
     try:
-        records = json.loads(b"[" + lines + b"]")
+        # One call for all lines is a fifth faster than one for each.
+        records = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(records) != len(lines):
+            raise ValueError("a line is more than one object")
         for record in records:
             del record["crc"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if len(lines) == 1:
+            raise StoreError(f"{path}, line {first_number}: damaged (not a JSON object: {error})") from error
+        for number, line in enumerate(lines, first_number):
+            _parse(path, [line], number)
         raise StoreError(f"{path} is damaged: a line is not a JSON object ({error})") from error
     return records
 
 
 def _read_from(path: Path, start: int) -> bytes:
+    """The file from an offset on; what has no end of a line for so long is no file of lines."""
+    pieces: list[bytes] = []
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain(path), "rb") as file:
             file.seek(start)
-            return file.read()
+            while piece := file.read(MOST_LINE):
+                if len(piece) == MOST_LINE and b"\n" not in piece:
+                    number = sum(earlier.count(b"\n") for earlier in pieces) + 1
+                    place = f"line {number}" if not start else f"at byte {start}"
+                    raise StoreError(f"{path}, {place}: damaged (more than {MOST_LINE} bytes without an end)")
+                pieces.append(piece)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    return b"".join(pieces)

@@ -13,13 +13,14 @@ In it NaN is a value that was measured and null one that was not; in a DataFrame
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from landscape.errors import StoreError
-from landscape.store.atomic import replacing
 from landscape.store.lines import NON_FINITE, Lines, read_lines
+from landscape.store.tables import read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,11 @@ STEP_COLUMNS = (
 )
 EVALUATION_COLUMNS = ("step", "split", "loss", "standard_error", "num_examples", "num_labels")
 
+MOST_COLUMNS = 4096
+"""Of a run's metrics; methods log a dozen of their own."""
+
 RESERVED_KEYS = frozenset({"crc", "run_id"})
+_NUMBERS = {*STEP_COLUMNS, *EVALUATION_COLUMNS} - {"step", "split"}
 _STRING_COLUMNS = frozenset({"run_id", "split"})
 _ATTEMPT_KEY = b"landscape.attempt"
 
@@ -87,10 +92,18 @@ def read_records(path: Path) -> Lines:
     if not path.is_file():
         raise StoreError(f"{path} is missing")
     lines = read_lines(path)
-    for number, record in enumerate(lines.records, 1):
-        if not isinstance(record.get("step"), int):
-            raise StoreError(f"{path}, line {number}: not a record of metrics, it has no step")
+    check_records(path, lines.records)
     return lines
+
+
+def check_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """`StoreError` where a line of the file, whole as it may be, is no record of metrics."""
+    for number, record in enumerate(records, 1):
+        step = record.get("step")
+        if not isinstance(step, int) or not 0 <= step < 1 << 62:
+            raise StoreError(f"{path}, line {number}: not a record of metrics, it has no step")
+        if not isinstance(record.get("split"), str | None):
+            raise StoreError(f"{path}, line {number}: not a record of metrics, its split is no name")
 
 
 def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -103,6 +116,8 @@ def to_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     ordered = sorted(records, key=lambda record: record["step"])  # stable: within a step, the order of measuring
     known = dict.fromkeys(("step", "split", *STEP_COLUMNS, *EVALUATION_COLUMNS))
     names = (*known, *sorted(set().union(*ordered) - known.keys()))
+    if len(names) > MOST_COLUMNS or any(_text(name) != name for name in names):
+        raise StoreError(f"metrics: {len(names)} columns (at most {MOST_COLUMNS}), or names that are no text")
     return pa.table({name: _column(name, [record.get(name) for record in ordered]) for name in names})
 
 
@@ -112,15 +127,26 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     if name == "step":
         return pa.array(values, pa.int64())
     if name not in _STRING_COLUMNS:
-        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):  # nearly all columns are plain numbers
+        with contextlib.suppress(ValueError, TypeError, OverflowError):  # nearly all columns are plain numbers
             return pa.array(values, pa.float64())
-        if not any(_is_text(value) for value in values):
+        if all(value is None or _is_number(value) for value in values):
             return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+        if name in _NUMBERS:  # of ours, and no number: measured, and not to be shown as one
+            plain = [None if value is None else float(value) if _is_number(value) else math.nan for value in values]
+            return pa.array(plain, pa.float64())
+    return pa.array([None if value is None else _text(value) for value in values], pa.string())
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value not in NON_FINITE
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in NON_FINITE
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 1000)
+
+
+def _text(value: Any) -> str:
+    """Of a scalar; Arrow's strings have no lone surrogates, and nobody logs lists."""
+    plain = str(value) if isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+    return plain.encode("utf-8", "replace").decode()
 
 
 def to_frame(table: pa.Table, kind: Kind) -> pd.DataFrame:
@@ -145,13 +171,10 @@ def write_parquet(path: Path, records: Iterable[Mapping[str, Any]], run_id: str,
         StoreError: the disk is full or refuses.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = to_table(list(records))
     ids = pa.array([run_id] * table.num_rows, pa.string())
-    table = table.add_column(0, "run_id", ids).replace_schema_metadata({_ATTEMPT_KEY: str(attempt).encode()})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    write_table(path, table.add_column(0, "run_id", ids), {_ATTEMPT_KEY: str(attempt).encode()})
 
 
 def read_parquet(path: Path, attempt: int) -> pa.Table | None:
@@ -160,14 +183,14 @@ def read_parquet(path: Path, attempt: int) -> pa.Table | None:
     Raises:
         StoreError: the file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return None
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return pq.read_table(path) if metadata.get(_ATTEMPT_KEY) == str(attempt).encode() else None
-    except (pa.ArrowException, OSError) as error:
-        detail = " ".join(str(error).split())
-        raise StoreError(f"{path} is damaged ({detail}); without it metrics.jsonl is read instead") from error
+        table = read_table(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; without it metrics.jsonl is read instead") from error
+    if table is None or (table.schema.metadata or {}).get(_ATTEMPT_KEY) != str(attempt).encode():
+        return None
+    for name, kind in (("step", "int64"), ("split", "string")):
+        if name not in table.column_names or str(table.schema.field(name).type) != kind:
+            problem = f"no column {name!r} of {kind}"
+            raise StoreError(f"{path} is damaged ({problem}); without it metrics.jsonl is read instead")
+    return table

@@ -12,9 +12,14 @@ _STREAM = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
 def check_run_id(run_id: str) -> str:
     """The id itself; `UsageError` unless it is letters, digits and ``._+=-``, starting with a letter or digit."""
-    if not _RUN_ID.fullmatch(run_id) or ".." in run_id:
+    if not is_run_id(run_id):
         raise UsageError(f"run id: {run_id!r} is not a plain name of letters, digits and . _ + = - (at most 200)")
     return run_id
+
+
+def is_run_id(name: str) -> bool:
+    """Whether the name of a folder can be a run's; others are not listed, whatever is in them."""
+    return _RUN_ID.fullmatch(name) is not None and ".." not in name
 
 
 def check_stream(stream: str) -> str:

@@ -6,6 +6,7 @@ file. Whatever lies behind the last such record is a torn tail: readers ignore i
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from pathlib import Path
@@ -13,11 +14,16 @@ from typing import Any, NamedTuple
 
 from landscape.errors import StoreError
 from landscape.store.atomic import AppendFile, sync_directory, write_bytes
+from landscape.store.files import open_plain
 from landscape.store.lines import encode_line, read_lines
 
 SYNC_RECORDS = 64
 SYNC_SECONDS = 5.0
 """Records are synced to disk when so many wait for it, or when the oldest has waited so long."""
+
+
+_MOST_STEP = 1 << 62
+"""Of what fits 64 bits, for steps and offsets in files that somebody else wrote."""
 
 
 class IndexEntry(NamedTuple):
@@ -50,7 +56,7 @@ class StreamFiles(NamedTuple):
             StoreError: the file cannot be read.
         """
         try:
-            with self.data.open("rb") as file:
+            with os.fdopen(open_plain(self.data), "rb") as file:
                 file.seek(entry.offset)
                 complete = file.readinto(buffer) == self.record_bytes
         except OSError as error:
@@ -96,9 +102,9 @@ class StreamIndex:
     def _entry(self, line: dict[str, Any], number: int) -> IndexEntry:
         try:
             step, offset, size, crc32 = (int(line[key]) for key in ("step", "offset", "bytes", "crc32"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"{self._files.index}, line {number}: not an index line ({error!r})") from error
-        if size != self._files.record_bytes or step < 0 or offset < 0:
+        if size != self._files.record_bytes or not (0 <= step < _MOST_STEP and 0 <= offset < _MOST_STEP):
             expected = self._files.record_bytes
             raise StoreError(f"{self._files.index}, line {number}: {size} bytes at {offset}, expected {expected} bytes")
         return IndexEntry(step, offset, crc32)
@@ -124,7 +130,7 @@ class RecordWriter:
         self.steps = set(index.entries)
         self._files = files
         if index.pending:
-            write_bytes(files.index, b"".join(_index_line(entry, files) for entry in index.entries.values()))
+            write_bytes(files.index, b"".join(index_line(entry, files) for entry in index.entries.values()))
         self._index = AppendFile(files.index, None if index.pending else index.end)
         ends = (entry.offset + files.record_bytes for entry in index.entries.values())
         self._data = AppendFile(files.data, max(ends, default=0))
@@ -147,7 +153,7 @@ class RecordWriter:
         crc32 = zlib.crc32(record)
         offset = self._data.append(record)
         try:
-            self._index.append(_index_line(IndexEntry(step, offset, crc32), self._files))
+            self._index.append(index_line(IndexEntry(step, offset, crc32), self._files))
         except BaseException:
             self._data.truncate(offset)
             raise
@@ -174,5 +180,6 @@ class RecordWriter:
         self._index.close()
 
 
-def _index_line(entry: IndexEntry, files: StreamFiles) -> bytes:
+def index_line(entry: IndexEntry, files: StreamFiles) -> bytes:
+    """The line that vouches for a record."""
     return encode_line({**entry._asdict(), "bytes": files.record_bytes})

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from landscape.config import RunConfig, parse_model, read_yaml
+from landscape.config import RunConfig, parse_model
 from landscape.config.identity import NOT_HASHED
 from landscape.config.imported import ImportedConfig
 from landscape.errors import StoreError, UsageError, nearest
-from landscape.store.atomic import read_json, write_bytes, write_json
-from landscape.store.attempts import METRICS_FILE, Attempt, prepare_attempt
+from landscape.store.atomic import read_json, write_checked_json
+from landscape.store.attempts import (
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    Attempt,
+    current_attempt,
+    highest_folder,
+    prepare_attempt,
+)
+from landscape.store.config_file import read_config_values, write_config
+from landscape.store.files import refuse_outside
+from landscape.store.leases import Claim, Lease, Mark, claim_lease, latest_claim
 from landscape.store.metrics import Kind, read_parquet, read_records, to_frame, to_table, write_parquet
 from landscape.store.snapshots import SnapshotReader, read_layouts
 
@@ -49,6 +59,8 @@ class RunStatus(BaseModel):
     finished: str | None = Field(None, description="when it last stopped running")
     error: str | None = Field(None, description="tail of what went wrong")
     environment: dict[str, Any] = Field({}, description="package versions, threads, device")
+    overrides: dict[str, Any] = Field({}, description="config keys in which its attempts depart from the config")
+    peak_memory: dict[str, int] = Field({}, description="most bytes while training: rss of the process, cuda tensors")
 
     @property
     def is_held(self) -> bool:
@@ -60,49 +72,99 @@ class RunStatus(BaseModel):
 class Run:
     """A run folder. Made by `Store.add`, `Store.get` and `Store.runs`; holds no open files and caches nothing."""
 
-    def __init__(self, path: Path, root: Path) -> None:
+    def __init__(self, path: Path, root: Path, lease: Lease | None = None) -> None:
         self.path = path
         self.id = path.name
         self._root = root
+        self._lease = lease
 
     def __repr__(self) -> str:
         return f"Run({self.id!r} in {str(self._root)!r})"
 
     @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self._root
+
+    def claim(self, *, expired: Mark | None = None, step: int = 0) -> Lease:
+        """The lease on this run (`landscape.store.leases`); who trains it holds one.
+
+        Args:
+            expired: of a lease that a `landscape.store.leases.LeaseWatch` has seen expire.
+            step: of the checkpoint to go on from.
+
+        Raises:
+            LeaseHeldError: another process has it.
+            StoreError: the disk is full or refuses.
+        """
+        above = max(self.status.attempt, highest_folder(self.path / "attempts"))
+        return claim_lease(self.path, expired=expired, above=above, step=step)
+
+    def under(self, lease: Lease) -> Run:
+        """This run for the holder of its lease: its attempt has the lease's number, and its status is fenced."""
+        return Run(self.path, self._root, lease)
+
+    @property
+    def last_claim(self) -> Claim | None:
+        """The newest lease on this run, whatever became of it; None where nobody ever claimed it."""
+        return latest_claim(self.path)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether somebody may be at work on it; only a `landscape.store.leases.LeaseWatch` knows what has expired."""
+        claim = self.last_claim
+        return claim is not None and claim.is_open
+
+    @property
     def config(self) -> RunConfig:
         """The complete config, with nulls where the run was imported; `StoreError` when ``config.yaml`` is damaged."""
         try:
-            values = read_yaml(self.path / CONFIG_FILE)
+            values = self.config_values()
             return (ImportedConfig if "imported" in values else RunConfig).parse(values)
         except UsageError as error:
             raise StoreError(f"run {self.id}: {error}") from error
 
+    def config_values(self) -> dict[str, Any]:
+        """The mapping in ``config.yaml``, not validated: what lists of thousands of runs read."""
+        return read_config_values(self._inside(CONFIG_FILE))
+
     @property
     def digests(self) -> dict[str, str]:
         """Of the data and the model that the run's id was made from."""
-        digests = read_json(self.path / IDENTITY_FILE).get("digests")
+        digests = read_json(self._inside(IDENTITY_FILE)).get("digests")
         if not isinstance(digests, dict):
             raise StoreError(f"{self.path / IDENTITY_FILE} is damaged: it has no digests")
         return digests
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where the newest resumable state lies; made by whoever writes it."""
-        return self.path / "checkpoint"
+        """Where the current attempt's resumable states lie; made by whoever writes them."""
+        own = self.path / "attempts" / str(self.status.attempt) / CHECKPOINT_FOLDER
+        # Runs of before there were leases kept theirs beside the attempts.
+        return own if own.is_dir() else self.path / CHECKPOINT_FOLDER
 
     @property
     def analysis_dir(self) -> Path:
         """One file a result; made by whoever writes it."""
-        return self.path / "analysis"
+        return self._inside("analysis")
 
     @property
     def status(self) -> RunStatus:
-        """Read anew each time; `StoreError` when ``status.json`` is damaged."""
-        path = self.path / STATUS_FILE
+        """Read anew each time; `StoreError` when ``status.json`` is damaged.
+
+        Its attempt is the highest that was begun. A file that names an earlier one was written by a process that died
+        just after, or that had lost its lease; what such a process says of the end is not believed.
+        """
+        path = self._inside(STATUS_FILE)
         try:
-            return parse_model(RunStatus, read_json(path))
+            status = parse_model(RunStatus, read_json(path))
         except UsageError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
+        attempt = current_attempt(self.path / "attempts", status.attempt)
+        if attempt == status.attempt:
+            return status
+        state = "running" if status.state == "running" else "interrupted"
+        return status.model_copy(update={"attempt": attempt, "state": state})
 
     def set_status(self, **changes: Any) -> RunStatus:
         """Replace parts of the status atomically and durably (one fsync: report progress each second, not each step).
@@ -111,15 +173,19 @@ class Run:
 
         Raises:
             UsageError: an unknown field or a value out of range.
+            LeaseLostError: this is a holder's view of the run, and somebody has taken over.
             StoreError: the disk is full or refuses; the status is then as it was.
         """
+        if self._lease is not None:
+            self._lease.check()
+            changes = {"state": "running", "attempt": self._own_attempt(), **changes}
         for key in changes:
             if key not in RunStatus.model_fields:
                 raise UsageError(f"unknown status field {key!r}.{nearest(key, RunStatus.model_fields)}")
         before, now = self.status, _now()
         values = {**before.model_dump(), "updated": now, **_times(before, changes.get("state"), now), **changes}
         status = parse_model(RunStatus, values)
-        write_json(self.path / STATUS_FILE, status.model_dump(mode="json"))
+        write_checked_json(self._inside(STATUS_FILE), status.model_dump(mode="json"))
         return status
 
     def update_config(self, config: RunConfig) -> None:
@@ -135,22 +201,38 @@ class Run:
         if changed := [key for key in new if new[key] != old[key]]:
             key = changed[0]
             raise StoreError(f"run {self.id}: {key} is {old[key]!r}; with {new[key]!r} it would be another run")
-        write_bytes(self.path / CONFIG_FILE, config.to_yaml().encode())
+        write_config(self._inside(CONFIG_FILE), config)
         self.set_status(max_steps=config.max_steps)
 
-    def begin_attempt(self, resume_step: int = 0) -> Attempt:
+    def begin_attempt(
+        self, resume_step: int = 0, *, checkpoint: Path | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> Attempt:
         """Start writing to a new attempt, and then make it the current one.
 
         Metrics and snapshots up to ``resume_step`` are copied from the current attempt; with 0 the run starts over and
         nothing is. A crash before the end leaves the current attempt current.
 
+        Args:
+            checkpoint: folder of the state at ``resume_step``, to be copied too.
+            overrides: config keys in which this attempt departs from the run's config.
+
         Raises:
             StoreError: there is nothing to resume, what should be copied is damaged, or the disk is too full.
         """
-        folder = prepare_attempt(self.path / "attempts", self.status.attempt, resume_step)
+        attempts, before = self.path / "attempts", self.status
+        if self._lease is not None and (attempts / str(self._lease.number)).exists():
+            self._lease.advance()
+        folder = prepare_attempt(
+            attempts,
+            before.attempt,
+            resume_step,
+            number=self._lease.number if self._lease else None,
+            checkpoint=checkpoint,
+            overrides=overrides or {},
+        )
         attempt = Attempt(folder)
         try:
-            self.set_status(attempt=attempt.number, step=resume_step)
+            self.set_status(state=before.state, attempt=attempt.number, step=resume_step)
         except BaseException:
             attempt.close()
             raise
@@ -195,13 +277,16 @@ class Run:
         Raises:
             StoreError: there is no attempt, a line is damaged, or the disk is full.
         """
-        folder, path = self._attempt_folder(), self.path / PARQUET_FILE
+        folder, path = self.attempt_dir(), self.path / PARQUET_FILE
+        if self._lease is not None:
+            self._lease.check()
+            folder = self.path / "attempts" / str(self._own_attempt())
         write_parquet(path, read_records(folder / METRICS_FILE).records, self.id, int(folder.name))
         return path
 
     def streams(self) -> list[str]:
         """Names of the current attempt's snapshot streams, sorted; empty before there are any."""
-        return sorted(read_layouts(self._attempt_folder())) if self.status.attempt else []
+        return sorted(read_layouts(self.attempt_dir())) if self.status.attempt else []
 
     def snapshots(self, stream: str = "params") -> SnapshotReader:
         """The current attempt's snapshots, also while they are being written.
@@ -209,22 +294,39 @@ class Run:
         Raises:
             StoreError: there is no attempt or no such stream (the nearest is named), or its index is damaged.
         """
-        return SnapshotReader(self._attempt_folder(), stream, self._root)
+        return SnapshotReader(self.attempt_dir(), stream, self._root)
 
-    def _attempt_folder(self) -> Path:
+    def _own_attempt(self) -> int:
+        """The attempt of this lease; the one to be taken over while that has not begun."""
+        attempt = self.status.attempt
+        return min(attempt, self._lease.number) if self._lease else attempt
+
+    def attempt_dir(self) -> Path:
+        """The current attempt's folder.
+
+        Raises:
+            StoreError: there is no attempt yet, it is missing, or a link leads out of the store.
+        """
         if not (number := self.status.attempt):
             raise StoreError(f"run {self.id} has not been started: it has no attempt yet")
-        folder = self.path / "attempts" / str(number)
+        folder = self._inside(f"attempts/{number}")
         if not folder.is_dir():
             raise StoreError(f"run {self.id}: its current attempt {folder} is missing")
         return folder
 
+    def _inside(self, name: str) -> Path:
+        """A path below the run's folder; `StoreError` where a link leads out of the store."""
+        path = self.path / name
+        refuse_outside(path, self._root)
+        return path
+
     def _frame(self, kind: Kind) -> pd.DataFrame:
         status, table = self.status, None
         if status.state == "done":
-            table = read_parquet(self.path / PARQUET_FILE, status.attempt)
+            table = read_parquet(self._inside(PARQUET_FILE), status.attempt)
         if table is None:
-            table = to_table(read_records(self._attempt_folder() / METRICS_FILE).records if status.attempt else [])
+            path = self._inside(f"attempts/{status.attempt}/{METRICS_FILE}")
+            table = to_table(read_records(path).records if self.status.attempt else [])
         return to_frame(table, kind)
 
 
@@ -236,9 +338,9 @@ def create_run(path: Path, root: Path, config: RunConfig, digests: Mapping[str, 
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create {path}: {error.strerror}") from error
-    write_json(path / IDENTITY_FILE, {"run_id": path.name, "digests": dict(digests)})
-    write_json(path / STATUS_FILE, status.model_dump())
-    write_bytes(path / CONFIG_FILE, config.to_yaml().encode())
+    write_checked_json(path / IDENTITY_FILE, {"run_id": path.name, "digests": dict(digests)})
+    write_checked_json(path / STATUS_FILE, status.model_dump())
+    write_config(path / CONFIG_FILE, config)
     return Run(path, root)
 
 

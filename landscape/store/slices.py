@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.errors import StoreError
+from landscape.store.arrays import read_arrays
 from landscape.store.atomic import replacing
 
 if TYPE_CHECKING:
     import numpy as np
 
 FLATNESS = ("width", "anisotropy", "nonconvexity")
+SPACES, NORMALIZATIONS = ("adapter", "merged", "tangent"), ("filter", "layer", "none")
+"""What a slice's settings may name; `landscape.slices` says what they are. Reading slices does not need torch."""
+
 _TRAJECTORY_ARRAYS = ("steps", "coordinates", "distance", "loss", "standard_error", "surface_loss")
 
 
@@ -72,7 +74,7 @@ class SliceFile:
     @property
     def runs(self) -> tuple[str, ...]:
         """Ids of the runs that it is of."""
-        return tuple(self.info.get("runs") or (self.info["run"],))
+        return tuple(self.info.get("runs") or ([self.info["run"]] if "run" in self.info else []))
 
     @property
     def mean(self) -> np.ndarray:
@@ -131,28 +133,32 @@ def read_slice(path: Path) -> SliceFile:
     Raises:
         StoreError: the file is missing or damaged.
     """
-    import numpy as np
-
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            info = json.loads(str(arrays["info"]))
-            axes = tuple(arrays[f"axis{index}"] for index in range(2) if f"axis{index}" in arrays)
-            item = SliceFile(
-                axes=axes,
-                **{name: arrays[name] for name in ("loss", "standard_error", "evaluated")},
-                origin_loss=float(arrays["origin_loss"]),
-                trajectories=tuple(_read_trajectories(arrays, info)),
-                flatness=_read_flatness(arrays["flatness"]) if "flatness" in arrays else None,
-                info=info,
-            )
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to measure again") from error
-    shape = (*item.loss.shape[:1], *map(len, item.axes))
-    fits = all(array.shape == shape for array in (item.loss, item.standard_error, item.evaluated))
+        arrays = read_arrays(path)
+    except StoreError as error:
+        raise StoreError(f"{error}; delete it to measure again" if path.is_file() else str(error)) from error
+    try:
+        info = json.loads(str(arrays["info"]))
+        _check_info(info)
+        axes = tuple(arrays[f"axis{index}"] for index in range(2) if f"axis{index}" in arrays)
+        item = SliceFile(
+            axes=axes,
+            **{name: arrays[name] for name in ("loss", "standard_error", "evaluated")},
+            origin_loss=float(arrays["origin_loss"]),
+            trajectories=tuple(_read_trajectories(arrays, info)),
+            flatness=_read_flatness(arrays["flatness"]) if "flatness" in arrays else None,
+            info=info,
+        )
+        if any(array.dtype.kind not in "fiub" for name, array in arrays.items() if not _is_text(name)):
+            raise ValueError("an array of something else than numbers")
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        detail = f"no array {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise StoreError(f"{path} is damaged ({detail}); delete it to measure again") from error
+    shape = (*item.loss.shape[:1], *(axis.size for axis in item.axes))
+    surfaces = (item.loss, item.standard_error, item.evaluated)
+    fits = all(axis.ndim == 1 for axis in axes) and all(array.shape == shape for array in surfaces)
     for trajectory in item.trajectories:
-        places = (len(trajectory.steps), len(axes))
+        places = (trajectory.steps.size, len(axes))
         columns = (getattr(trajectory, name) for name in _TRAJECTORY_ARRAYS if name != "coordinates")
         fits &= trajectory.coordinates.shape == places and all(column.shape == places[:1] for column in columns)
     if not axes or not fits:
@@ -160,10 +166,21 @@ def read_slice(path: Path) -> SliceFile:
     return item
 
 
-def _read_trajectories(arrays: Any, info: Mapping[str, Any]) -> Iterator[SliceTrajectory]:
+def _is_text(name: str) -> bool:
+    return name == "info" or name.endswith("_run")
+
+
+def _check_info(info: Any) -> None:
+    """`ValueError` where it is no mapping, or its runs have no names; the rest is looked at by whoever shows it."""
+    runs = [info.get("run", ""), *(info.get("runs") or ())] if isinstance(info, dict) else [None]
+    if not all(isinstance(run, str) for run in runs):
+        raise ValueError("info is no mapping that names its runs")
+
+
+def _read_trajectories(arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Iterator[SliceTrajectory]:
     # Files from before there could be several have one, of their run, under names without a number.
     old = [("trajectory", str(info["run"]))] if "trajectory_steps" in arrays else []
-    count = sum(name.startswith("trajectory") and name.endswith("_run") for name in arrays.files)
+    count = sum(name.startswith("trajectory") and name.endswith("_run") for name in arrays)
     for prefix, run in old or [(f"trajectory{i}", str(arrays[f"trajectory{i}_run"])) for i in range(count)]:
         columns = {name: arrays[f"{prefix}_{name}"] for name in _TRAJECTORY_ARRAYS}
         yield SliceTrajectory(run, **columns, explained_variance=float(arrays[f"{prefix}_explained_variance"]))

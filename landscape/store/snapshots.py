@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from landscape.errors import StoreError, UsageError, nearest
-from landscape.store.atomic import read_json, replacing, write_json
+from landscape.store.atomic import read_json, replacing, write_checked_json
+from landscape.store.files import open_plain, refuse_outside
 from landscape.store.layout import SnapshotLayout
 from landscape.store.names import check_stream
 from landscape.store.records import IndexEntry, StreamFiles, StreamIndex
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 LAYOUTS_FILE = "snapshots.json"
 BASE_TENSORS_FILE = "base.safetensors"
+_CHECKSUM = "landscape.crc32"
 
 
 class SnapshotReader:
@@ -47,7 +51,7 @@ class SnapshotReader:
         self._folder, self._root = folder, root
         self._files = StreamFiles.of(folder, stream, self.layout.record_bytes)
         for path in (self._files.data, self._files.index):
-            _refuse_outside(path, root)
+            refuse_outside(path, root)
         self._index = StreamIndex(self._files)
         self._index.refresh()
 
@@ -74,7 +78,11 @@ class SnapshotReader:
         import torch
 
         entry = self._entry(step)
-        buffer = torch.empty(self.layout.record_bytes, dtype=torch.uint8)
+        try:
+            buffer = torch.empty(self.layout.record_bytes, dtype=torch.uint8)
+        except (RuntimeError, MemoryError) as error:
+            size = self.layout.record_bytes
+            raise StoreError(f"{self._files.data}: no memory for a snapshot of {size} bytes") from error
         if not self._files.read_into(entry, buffer.numpy().data):
             raise StoreError(f"{self._files.data}: the snapshot of step {step} is damaged (checksum)")
         return self.layout.views(buffer)
@@ -129,22 +137,50 @@ def read_layouts(folder: Path) -> dict[str, SnapshotLayout]:
 
 def write_layouts(folder: Path, layouts: Mapping[str, SnapshotLayout]) -> None:
     """Write an attempt's ``snapshots.json`` atomically."""
-    write_json(folder / LAYOUTS_FILE, {"streams": {stream: layout.to_json() for stream, layout in layouts.items()}})
+    streams = {stream: layout.to_json() for stream, layout in layouts.items()}
+    write_checked_json(folder / LAYOUTS_FILE, {"streams": streams})
 
 
 def read_base_tensors(folder: Path, root: Path) -> dict[str, Tensor]:
-    """The base tensors kept beside an attempt's snapshots; empty where the method rewrote none."""
-    import safetensors
-    import safetensors.torch
+    """The base tensors kept beside an attempt's snapshots; empty where the method rewrote none.
 
+    Raises:
+        StoreError: the file is damaged, or a link leads out of the store.
+    """
     path = folder / BASE_TENSORS_FILE
     if not path.exists():
         return {}
-    _refuse_outside(path, root)
+    refuse_outside(path, root)
+    return check_base_tensors(path)
+
+
+def check_base_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of the store; `StoreError` where it is damaged."""
+    import safetensors
+    import safetensors.torch
+
     try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        os.close(open_plain(path))
+        with safetensors.safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(_CHECKSUM)
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error})") from error
+    if checksum is not None and checksum != _checksum_of(tensors):
+        raise StoreError(f"{path} is damaged (its checksum does not match its content)")
+    return tensors
+
+
+def _checksum_of(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 over names, dtypes, shapes and bytes, by name."""
+    import torch
+
+    result = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        result = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), result)
+        result = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, result)
+    return str(result)
 
 
 def write_base_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -172,11 +208,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
-            safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
+            safetensors.torch.save_file(plain, temporary, metadata={"format": "pt", _CHECKSUM: _checksum_of(plain)})
         except safetensors.SafetensorError as error:
             raise StoreError(f"cannot write {path}: {error}") from error
-
-
-def _refuse_outside(path: Path, root: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise StoreError(f"{path} leads out of the store {root}: links are not followed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -9,7 +10,8 @@ from typing import Self
 from landscape.config import SCHEMA_VERSION, RunConfig
 from landscape.errors import StoreError, nearest
 from landscape.store.atomic import read_json, write_json
-from landscape.store.names import check_run_id
+from landscape.store.files import refuse_outside
+from landscape.store.names import check_run_id, is_run_id
 from landscape.store.runs import CONFIG_FILE, Run, create_run
 
 STORE_FILE = "store.json"
@@ -90,6 +92,10 @@ class Store:
     def _runs_dir(self) -> Path:
         return self.path / "runs"
 
+    def run_path(self, run_id: str) -> Path:
+        """Where the run of this id lies, or would."""
+        return self._runs_dir / check_run_id(run_id)
+
     def add(self, config: RunConfig, run_id: str, digests: Mapping[str, str]) -> Run:
         """The run of this id, made with status ``queued`` if there is none; an existing one is left as it is.
 
@@ -98,6 +104,7 @@ class Store:
             StoreError: the existing run was made from other data or another model, or the disk is full.
         """
         path = self._runs_dir / check_run_id(run_id)
+        refuse_outside(path, self.path)
         if not (path / CONFIG_FILE).is_file():
             return create_run(path, self.path, config, digests)
         run = Run(path, self.path)
@@ -108,6 +115,12 @@ class Store:
     def runs(self) -> list[Run]:
         """Every run, sorted by id."""
         return [Run(self._runs_dir / run_id, self.path) for run_id in self._run_ids()]
+
+    def find(self, run_id: str) -> Run | None:
+        """The run of exactly this id, or None."""
+        path = self._runs_dir / check_run_id(run_id)
+        refuse_outside(path, self.path)
+        return Run(path, self.path) if (path / CONFIG_FILE).is_file() else None
 
     def get(self, run_id: str) -> Run:
         """The run of this id, or the only one whose id starts so.
@@ -126,5 +139,15 @@ class Store:
 
     def _run_ids(self) -> list[str]:
         # A folder without a config is a run that is just being made, or was when its process died.
-        names = (config.parent.name for config in self._runs_dir.glob(f"*/{CONFIG_FILE}"))
-        return sorted(name for name in names if not name.startswith("."))
+        # A link is nobody's run: `landscape merge` copies runs from elsewhere.
+        try:
+            with os.scandir(self._runs_dir) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot read {self._runs_dir}: {error.strerror}") from error
+        runs = str(self._runs_dir)
+        return sorted(
+            name for name in names if is_run_id(name) and os.path.lexists(os.path.join(runs, name, CONFIG_FILE))
+        )

@@ -82,7 +82,7 @@ def estimate_analyses(
             missing[run_id], problems[run_id] = values["steps"], str(error)
             continue
         if missing[run_id]:
-            kind = (config.model, config.task, config.dtype, config.method == "full")
+            kind = (config.model, config.task, config.dtype, config.rank is None)
             same_cost.setdefault(kind, []).append((size, run_id))
     stands_for = {run_id: max(runs)[1] for runs in same_cost.values() for _, run_id in runs}
     jobs = []

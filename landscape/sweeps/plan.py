@@ -13,11 +13,15 @@ from landscape.config import RunConfig
 from landscape.errors import StoreError
 
 if TYPE_CHECKING:
-    from landscape.store import RunStatus, Store
+    from landscape.store import Store
 
 _METRIC_BYTES = 600
 """Of one optimizer step's line, rounded up; next to a snapshot it hardly counts."""
-_SHAPE_KEYS = ("model", "model_kwargs", "dtype", "task", "method", "method_args", "rank", "target_modules")
+_SHAPE_KEYS = (
+    *("model", "model_kwargs", "dtype", "task", "method", "method_args", "adapter", "adapter_args"),
+    *("rank", "target_modules"),
+)
+_BATCH_KEYS = ("per_device_train_batch_size", "max_length", "bf16", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Cell:
         config: resolved: every rule and default replaced by its value.
         state: in the store, or ``"new"``.
         step: optimizer steps done so far.
-        held: another process on this machine is training it right now.
+        held: another process is at work on it, as far as can be told without watching its lease.
+        disk: bytes that its snapshots and metrics will take, estimated; 0 for one that is finished.
+        memory: bytes that training it takes of its device, estimated; 0 likewise.
     """
 
     run_id: str
@@ -37,6 +43,8 @@ class Cell:
     state: str
     step: int
     held: bool
+    disk: int = 0
+    memory: int = 0
 
     @property
     def finished(self) -> bool:
@@ -66,6 +74,11 @@ class SweepPlan:
         return tuple(cell for cell in self.cells if not cell.finished and not cell.held)
 
     @property
+    def unfinished(self) -> tuple[Cell, ...]:
+        """Cells still to be run, by whomever."""
+        return tuple(cell for cell in self.cells if not cell.finished)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the pending cells; those already taken by interrupted runs are not subtracted."""
         return sum(cell.config.max_steps for cell in self.pending)
@@ -82,7 +95,6 @@ def plan_sweep(configs: Iterable[RunConfig], store: str | Path) -> SweepPlan:
 
     path = Path(store)
     existing = _open_store(path)
-    statuses = {} if existing is None else {run.id: run.status for run in existing.runs()}
     cells: dict[str, Cell] = {}
     count = 0
     for given in configs:
@@ -93,9 +105,54 @@ def plan_sweep(configs: Iterable[RunConfig], store: str | Path) -> SweepPlan:
         earlier = cells.get(run_id)
         # Equal ids can still differ in length: a run's identity does not include max_steps.
         if earlier is None or config.max_steps > earlier.config.max_steps:
-            cells[run_id] = Cell(run_id, config, digests, *_progress(statuses.get(run_id)))
-    plan = SweepPlan(path, tuple(cells.values()), count - len(cells), 0, free_disk(path))
-    return replace(plan, snapshot_bytes=_check_shapes_and_disk(plan.pending))
+            cells[run_id] = Cell(run_id, config, digests, *_progress(existing, run_id))
+    return _sized(path, list(cells.values()), count - len(cells))
+
+
+def plan_store(store: str | Path, *, failed_only: bool = False) -> SweepPlan:
+    """What is left of everything that was ever begun in a store: its own runs, and the recorded cells of its sweeps.
+
+    Args:
+        failed_only: only the runs that failed.
+
+    Raises:
+        StoreError: no store there, or a damaged run or record.
+    """
+    from landscape.store import Store
+    from landscape.sweeps.cells import is_ours
+    from landscape.sweeps.record import read_records
+
+    opened = Store.open(store)
+    recorded = {}
+    for cell in read_records(opened.path):
+        other = recorded.get(cell.run_id)
+        if other is None or cell.config.max_steps > other.config.max_steps:
+            recorded[cell.run_id] = cell
+    cells: dict[str, Cell] = {}
+    for run in opened.runs():
+        if failed_only and run.status.state != "failed":
+            continue
+        if not is_ours(run):
+            continue
+        config, wanted = run.config, recorded.get(run.id)
+        if wanted is not None and wanted.config.max_steps > config.max_steps:
+            config = wanted.config
+        cells[run.id] = Cell(run.id, config, run.digests, *_progress(opened, run.id))
+    if not failed_only:
+        for run_id, cell in recorded.items():
+            cells.setdefault(run_id, Cell(run_id, cell.config, cell.digests, "new", 0, held=False))
+    return _sized(opened.path, list(cells.values()), 0)
+
+
+def _sized(path: Path, cells: list[Cell], duplicates: int) -> SweepPlan:
+    """The plan with what its pending cells will take of disk and memory."""
+    pending = [cell for cell in cells if not cell.finished and not cell.held]
+    sizes = dict(zip([cell.run_id for cell in pending], _sizes(pending), strict=True))
+    told = [
+        replace(cell, disk=sizes[cell.run_id][0], memory=sizes[cell.run_id][1]) if cell.run_id in sizes else cell
+        for cell in cells
+    ]
+    return SweepPlan(path, tuple(told), duplicates, sum(disk for disk, _ in sizes.values()), free_disk(path))
 
 
 def free_disk(path: Path) -> int:
@@ -130,26 +187,34 @@ def _open_store(path: Path) -> Store | None:
     return Store.open(path) if (path / "store.json").exists() else None
 
 
-def _progress(status: RunStatus | None) -> tuple[str, int, bool]:
-    """State, step, and whether a live process of this machine has the run."""
-    if status is None:
+def _progress(store: Store | None, run_id: str) -> tuple[str, int, bool]:
+    """State, step, and whether some process may have the run."""
+    run = store.find(run_id) if store is not None else None
+    if run is None:
         return "new", 0, False
-    return status.state, status.step, status.is_held
+    return run.status.state, run.status.step, run.is_leased
 
 
-def _check_shapes_and_disk(cells: Iterable[Cell]) -> int:
-    """Bytes of snapshots and metrics; refuses what does not fit the architecture, with which the sizes come."""
+def _sizes(cells: Iterable[Cell]) -> list[tuple[int, int]]:
+    """Bytes of disk and of memory for each cell; refuses what does not fit the architecture."""
     from landscape.store import plan_capture
+    from landscape.training.footprint import estimate_memory
     from landscape.training.resolve import check_shapes, estimate_record_bytes
 
     sizes: dict[str, int] = {}
-    total = 0
+    memory: dict[str, int] = {}
+    found = []
     for cell in cells:
         values = cell.config.model_dump(mode="json", include=set(_SHAPE_KEYS))
         shape = json.dumps(values | {"moments": cell.config.capture.moments}, sort_keys=True)
         if shape not in sizes:
             check_shapes(cell.config)
             sizes[shape] = estimate_record_bytes(cell.config) * (2 if cell.config.capture.moments else 1)
+        batch = cell.config.model_dump(mode="json", include=set(_BATCH_KEYS))
+        kind = json.dumps([shape, batch], sort_keys=True)
+        if kind not in memory:
+            memory[kind] = estimate_memory(cell.config)
         steps = cell.config.max_steps
-        total += plan_capture(cell.config.capture, steps, sizes[shape]).estimated_bytes + _METRIC_BYTES * steps
-    return total
+        snapshots = plan_capture(cell.config.capture, steps, sizes[shape]).estimated_bytes
+        found.append((snapshots + _METRIC_BYTES * steps, memory[kind]))
+    return found

@@ -7,27 +7,31 @@ import json
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from landscape.config import RunConfig
-from landscape.sweeps.engines import Engine, Event, Job, make_engine
-from landscape.sweeps.plan import Cell, SweepPlan, check_disk
+from landscape.store import LeaseWatch
+from landscape.store.leases import MOST_DEATHS
+from landscape.sweeps.engines import Engine, Event, Job, Resources, make_engine
+from landscape.sweeps.plan import Cell, SweepPlan, check_disk, free_disk, gigabytes
 from landscape.sweeps.progress import SweepDisplay
+from landscape.sweeps.record import RecordedCell, write_record
 
 if TYPE_CHECKING:
-    from landscape.store import Run, RunStatus
+    from landscape.store import Run, RunStatus, Store
 
 FINAL_STATES = ("done", "diverged", "failed", "interrupted")
 TRAIN = "landscape.sweeps.cells:train_cell"
 PREPARE = "landscape.sweeps.cells:prepare_cells"
+_LOOK_SECONDS = 1.0
 
-_TABLE_KEYS = {"dtype", "bf16", "max_length", "label_noise", "train_examples"}
+_TABLE_KEYS = {"dtype", "bf16", "max_length", "label_noise", "train_examples", "per_device_eval_batch_size"}
 """Beside the digests of model and data: what base losses depend on."""
 
 
@@ -41,6 +45,7 @@ class SweepResult:
         warnings: what the toolkit warned of, by run id.
         preparation_errors: what went wrong before the runs; not fatal, each run then prepares for itself.
         interrupted: stopped by Ctrl-C or SIGTERM; the same command resumes it.
+        stopped: why no further runs were begun, where the sweep stopped by itself: the disk is full.
     """
 
     states: dict[str, str]
@@ -49,6 +54,7 @@ class SweepResult:
     warnings: dict[str, list[str]] = field(default_factory=dict)
     preparation_errors: list[str] = field(default_factory=list)
     interrupted: bool = False
+    stopped: str | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,8 +70,13 @@ def run_sweep(
     console: Console | None = None,
     train: str = TRAIN,
     prepare: str = PREPARE,
+    address: str | None = None,
+    resources: Resources | None = None,
 ) -> SweepResult:
-    """Run the pending cells of a plan.
+    """Run the unfinished cells of a plan.
+
+    Cells that another process is at work on are waited for, and taken over if it dies; a cell whose own worker is
+    killed is begun again from its checkpoint.
 
     Args:
         plan: from `plan_sweep`, made a moment ago; its finished cells are left alone.
@@ -74,26 +85,24 @@ def run_sweep(
         console: where progress is shown; default: nowhere.
         train: ``module:function`` that runs one cell, given ``config`` and ``store``.
         prepare: likewise, given the ``configs`` that share a model and data, one a data order.
+        address, resources: as `make_engine`.
 
     Raises:
         StoreError: too little disk, or a folder that is no store.
     """
-    from landscape.store import Store
-
     if isinstance(engine, str):
-        with contextlib.closing(make_engine(engine, workers, num_jobs=len(plan.pending))) as made:
+        memory = max((cell.memory for cell in plan.pending), default=0)
+        jobs = len(plan.unfinished)
+        made = make_engine(engine, workers, num_jobs=jobs, memory=memory, address=address, resources=resources)
+        with contextlib.closing(made):
             return run_sweep(plan, engine=made, console=console, train=train, prepare=prepare)
-    check_disk(plan)
-    store = Store.create(plan.store)
-    runs = {cell.run_id: store.add(cell.config, cell.run_id, cell.digests) for cell in plan.cells}
-    for cell in plan.pending:
-        runs[cell.run_id].set_status(state="queued", error=None)
+    store, runs = enqueue(plan)
     execution = _Execution(store.path, runs, engine, SweepDisplay(console or Console(quiet=True)))
     began = time.monotonic()
     with execution.display, terminate_as_interrupt():
         try:
             execution.prepare(plan.pending, prepare)
-            execution.train(plan.pending, train)
+            execution.train(plan.unfinished, train)
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
@@ -106,11 +115,37 @@ def run_sweep(
         execution.warnings,
         execution.preparation_errors,
         interrupted,
+        execution.stopped,
     )
+
+
+def enqueue(plan: SweepPlan) -> tuple[Store, dict[str, Run]]:
+    """Make every run of a plan, and mark those that are to be run as queued, for whoever takes them.
+
+    Returns:
+        The store, and its runs by id.
+
+    Raises:
+        StoreError: too little disk, or a folder that is no store.
+    """
+    from landscape.store import Store
+
+    check_disk(plan)
+    store = Store.create(plan.store)
+    write_record(store.path, [RecordedCell(cell.run_id, cell.config, cell.digests) for cell in plan.cells])
+    runs = {cell.run_id: store.add(cell.config, cell.run_id, cell.digests) for cell in plan.cells}
+    for cell in plan.pending:
+        run = runs[cell.run_id]
+        if not run.is_leased:  # which it may have been in the meantime
+            run.update_config(cell.config)
+            run.set_status(state="queued", error=None)
+    return store, runs
 
 
 class _Execution:
     """One execution of a plan: feeds the engine and watches the run folders."""
+
+    stopped: str | None = None
 
     def __init__(self, store: Path, runs: Mapping[str, Run], engine: Engine, display: SweepDisplay) -> None:
         self.display = display
@@ -120,6 +155,11 @@ class _Execution:
         self._runs = runs
         self._engine = engine
         self._started: dict[str, float] = {}
+        self._watch = LeaseWatch()
+        self._looked = 0.0
+        self._jobs: dict[str, Job] = {}
+        self._losses: dict[str, tuple[int, int]] = {}
+        """By run id: at which step its worker was lost, and how often in a row."""
 
     def prepare(self, cells: Sequence[Cell], function: str) -> None:
         """Base losses, once for each model and data; the runs would each compute them otherwise."""
@@ -144,17 +184,77 @@ class _Execution:
     def train(self, cells: Sequence[Cell], function: str) -> None:
         """Every cell; the verdict on each is what its status file says in the end."""
         self.display.begin("training", {cell.run_id: cell.config.max_steps for cell in cells})
-        jobs = [Job(cell.run_id, function, {"config": _plain(cell.config), "store": self._store}) for cell in cells]
-        with contextlib.closing(self._events(jobs)) as events:
-            for event in events:
-                if event.kind == "finished":
-                    seconds = self._seconds(event.key)
-                    status = self._settle(event.key, "failed", event.error or "the run ended without saying how")
-                    self.display.ended(event.key, status.state, status.step, seconds, status.error)
-                    if warnings := (event.result or {}).get("warnings"):
-                        self.warnings[event.key] = warnings
-                elif self.display.due():
-                    self.display.running({key: self._runs[key].status.step for key in self._started})
+        queue: deque[Job] = deque()
+        # All are looked at once more: what the plan saw may have changed.
+        self._jobs = {cell.run_id: self._job(cell, function) for cell in cells}
+        waiting = dict(self._jobs)
+        self._take_free(waiting, queue)
+        while (queue or waiting) and self.stopped is None:
+            with contextlib.closing(self._events(queue)) as events:
+                for event in events:
+                    if event.kind == "finished":
+                        self._finished(event, waiting, {cell.run_id: cell for cell in cells})
+                    elif self.display.due():
+                        self.display.running({key: self._runs[key].status.step for key in self._started})
+                    if self.stopped is not None:
+                        break
+                    self._take_free(waiting, queue)
+            if waiting and not queue and self.stopped is None:
+                time.sleep(_LOOK_SECONDS)
+                self._take_free(waiting, queue)
+        if self.stopped is not None:
+            self.settle_interrupted()
+
+    def _job(self, cell: Cell, function: str) -> Job:
+        arguments = {"config": _plain(cell.config), "store": self._store}
+        return Job(cell.run_id, function, arguments, Resources(memory=cell.memory))
+
+    def _take_free(self, waiting: dict[str, Job], queue: deque[Job]) -> None:
+        """Queue those of the waiting cells that nobody is at work on any more, and drop those that others ended."""
+        if not waiting or time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        for key, job in list(waiting.items()):
+            status = self._runs[key].status
+            wanted = job.arguments["config"]["max_steps"]
+            if status.state == "diverged" or (status.state == "done" and status.step >= wanted):
+                del waiting[key]
+                self.display.ended(key, status.state, status.step, 0.0, None)
+                continue
+            free, mark = self._watch.look(self._runs[key].path)
+            if free:
+                del waiting[key]
+                evidence = {"expired": mark} if mark else {}
+                queue.append(replace(job, arguments={**job.arguments, **evidence}))
+        self._looked = time.monotonic() if waiting else 0.0
+
+    def _finished(self, event: Event, waiting: dict[str, Job], cells: Mapping[str, Cell]) -> None:
+        """Settle what became of a cell, or let it wait for its turn again."""
+        key, seconds = event.key, self._seconds(event.key)
+        result = event.result or {}
+        if result.get("state") == "held" or (event.lost and self._may_go_on(key)):
+            waiting[key] = self._jobs[key]
+            return
+        status = self._settle(key, "failed", event.error or result.get("error") or "the run ended without saying how")
+        self.display.ended(key, status.state, status.step, seconds, status.error)
+        if warnings := result.get("warnings"):
+            self.warnings[key] = warnings
+        if result.get("disk_full"):
+            left = sum(
+                cells[other].disk for other in cells if self._runs[other].status.state not in ("done", "diverged")
+            )
+            free = free_disk(Path(self._store))
+            self.stopped = (
+                f"the disk is full: the runs that are left need about {gigabytes(left)}, {gigabytes(free)} are free"
+            )
+
+    def _may_go_on(self, key: str) -> bool:
+        """Whether a run whose worker was lost is begun again: not for ever at the same step."""
+        status = self._runs[key].status
+        if status.state in ("done", "diverged", "failed"):
+            return False
+        step, count = self._losses.get(key, (-1, 0))
+        self._losses[key] = (status.step, count + 1 if step == status.step else 1)
+        return self._losses[key][1] < MOST_DEATHS
 
     def settle_interrupted(self) -> None:
         """Mark the runs that were under way and could not do so themselves; the others stay queued."""
@@ -178,13 +278,14 @@ class _Execution:
     def _settle(self, run_id: str, state: str, error: str | None) -> RunStatus:
         """The run's status, put right where its process died before it could write a final one."""
         status = self._runs[run_id].status
-        return status if status.state in FINAL_STATES else self._runs[run_id].set_status(state=state, error=error)
+        run = self._runs[run_id]
+        return status if status.state in FINAL_STATES or run.is_leased else run.set_status(state=state, error=error)
 
 
 def _groups_of_shared_data(cells: Sequence[Cell]) -> dict[str, list[RunConfig]]:
     """For each table of base losses, one config a data order: the one that sees most of it.
 
-    The orders of one table go to one worker, because two that fill it at a time would undo each other's work.
+    All orders of one model and its data go to one worker, which then loads them once.
     """
     longest: dict[tuple[str, int | None], RunConfig] = {}
     for cell in cells:

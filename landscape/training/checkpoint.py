@@ -1,7 +1,7 @@
 """The newest resumable state of a run, in safetensors and JSON: nothing is ever unpickled.
 
-``checkpoint/step-000050/`` holds the state after 50 optimizer steps. It is written beside the previous one and takes
-its place by a rename, so that there is a whole one at any moment.
+``attempts/<n>/checkpoint/step-000050/`` holds the state after 50 optimizer steps. It is written beside the previous one
+and takes its place by a rename, so that there is a whole one at any moment.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from transformers import TrainerState
 
 from landscape.errors import StoreError
+from landscape.store.manifest import seal
 from landscape.training.rng import RngState
 
 _STATE = "trainer_state.json"
@@ -28,7 +29,12 @@ _STATE = "trainer_state.json"
 def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest complete checkpoint and its step, or None."""
     found = sorted(path for path in folder.glob("step-*") if path.is_dir() and (path / _STATE).is_file())
-    return (found[-1], int(found[-1].name.removeprefix("step-"))) if found else None
+    return (found[-1], step_of(found[-1])) if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps done at a checkpoint, which its name says."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def save_checkpoint(
@@ -66,6 +72,7 @@ def save_checkpoint(
         (partial / "scheduler.json").write_text(json.dumps(_plain(scheduler.state_dict())))
         (partial / "counters.json").write_text(json.dumps(dict(counters)))
         state.save_to_json(str(partial / _STATE))
+        seal(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except OSError as error:

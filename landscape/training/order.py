@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from landscape.store.arrays import read_order
 from landscape.store.atomic import replacing
 
 
@@ -23,7 +24,7 @@ def data_order(num_examples: int, data_seed: int, length: int) -> np.ndarray:
 def stored_order(folder: Path, num_examples: int, data_seed: int, length: int) -> np.ndarray:
     """`data_order`, kept once for all runs that share it, and from then on read back rather than drawn."""
     path = folder / f"n{num_examples}-seed{data_seed}.npy"
-    known = np.load(path, allow_pickle=False) if path.exists() else np.empty(0, np.int64)
+    known = read_order(path) if path.exists() else np.empty(0, np.int64)
     if len(known) >= length:
         return known[:length]
     epochs = -(-length // num_examples)

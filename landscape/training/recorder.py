@@ -16,6 +16,7 @@ from landscape.config import RunConfig
 from landscape.data import TaskData
 from landscape.methods.base import global_norm
 from landscape.store import Attempt, CapturePlan, Run
+from landscape.store.attempts import CHECKPOINT_FOLDER
 from landscape.training.base_loss import BaseLoss
 from landscape.training.capture import Capture
 from landscape.training.checkpoint import save_checkpoint
@@ -202,7 +203,7 @@ class Recorder(TrainerCallback):
         self.attempt.sync()
         callback = trainer.perturbation_callback
         save_checkpoint(
-            self.run.checkpoint_dir,
+            self.attempt.path / CHECKPOINT_FOLDER,
             model=trainer.module,
             optimizer=trainer.optimizer,  # type: ignore[arg-type]
             scheduler=trainer.lr_scheduler,

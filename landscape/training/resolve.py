@@ -10,10 +10,11 @@ import torch
 from landscape.architecture import empty_model
 from landscape.config import RunConfig, alpha_value, run_id
 from landscape.data import check_task, data_digest, num_labels
-from landscape.errors import UsageError, nearest
+from landscape.errors import UsageError
 from landscape.methods import Method, attach, check_adapter, recipe
 from landscape.models import MODELS, check_model, known_kind, model_digest
 from landscape.training.processes import world
+from landscape.training.trackers import check_trackers
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -60,7 +61,7 @@ def check(config: RunConfig) -> None:
     resolve(config)
     check_model(config)
     check_task(config, known_kind(config))
-    _check_trackers(config.report_to)
+    check_trackers(config.report_to)
 
 
 def identify(config: RunConfig) -> tuple[str, dict[str, str]]:
@@ -102,16 +103,6 @@ def _absolute(model: str) -> str:
     """A local folder or file by its full path; presets and hub ids as they are."""
     path = Path(model).expanduser()
     return model if model in MODELS or not path.exists() else str(path.absolute())
-
-
-def _check_trackers(names: list[str]) -> None:
-    from transformers.integrations import get_available_reporting_integrations
-
-    available = get_available_reporting_integrations() if names else []
-    for name in names:
-        if name not in available:
-            there = ", ".join(sorted(available)) or "none"
-            raise UsageError(f"report_to: {name!r} is not installed; installed: {there}.{nearest(name, available)}")
 
 
 def _empty(config: RunConfig) -> Any:

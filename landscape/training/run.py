@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import socket
@@ -25,15 +26,21 @@ from landscape.methods import PerturbationCallback, Recipe, attach, recipe
 from landscape.methods.base import AdamSettings, Start
 from landscape.models import LoadedModel, load_model
 from landscape.store import Attempt, Run, RunStatus, SnapshotLayout, Store, plan_capture
+from landscape.store.leases import Mark
 from landscape.store.snapshots import read_base_tensors
-from landscape.training.base_loss import BaseLoss, base_loss_path, compute_base_loss
-from landscape.training.checkpoint import latest_checkpoint, load_counters, load_perturbation
+from landscape.training.base_loss import BLOCK, BaseLoss, base_loss_path, compute_base_loss
+from landscape.training.checkpoint import latest_checkpoint, load_counters, load_perturbation, step_of
+from landscape.training.memory import PeakMemory
 from landscape.training.order import stored_order
+from landscape.training.ownership import begin, halved, owned, release_memory
 from landscape.training.processes import world
 from landscape.training.recorder import Recorder
 from landscape.training.resolve import check, check_shapes, identify, resolve
 from landscape.training.rules import RuleCallback, perturbation_state
+from landscape.training.trackers import tracked
 from landscape.training.trainer import LandscapeTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,22 +60,28 @@ def train(
     resume: bool = True,
     progress: bool = False,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    expired: Mark | None = None,
 ) -> TrainResult:
     """Train one run into the store, or return at once where it is finished already.
 
     A run that was interrupted continues from its newest checkpoint, bit for bit as if it had not been; a finished one
     whose ``max_steps`` was raised is lengthened. A loss that becomes nan or inf ends the run as ``diverged``, which is
-    a result. Started under ``accelerate launch`` or ``torchrun`` it trains on several devices (DDP).
+    a result. One that runs out of memory is tried once more with half the micro-batch and twice the accumulation, which
+    its status and its attempt record. Started under ``accelerate launch`` or ``torchrun`` it trains on several devices
+    (DDP).
 
     Args:
         store: a store or the folder of one, created if it does not exist.
         resume: false starts over, in a new attempt.
         progress: show a progress bar.
         on_step: called with every step's metric record.
+        expired: of another process's lease on this run that a `landscape.store.LeaseWatch` has seen expire.
 
     Raises:
         UsageError: before anything is loaded or written.
-        StoreError: the folder cannot be written, or another process is training this run.
+        LeaseHeldError: another process is training this run.
+        LeaseLostError: another process has taken this run over while this one was suspended.
+        StoreError: the folder cannot be written.
     """
     config = resolve(config)
     check(config)
@@ -80,7 +93,24 @@ def train(
         run = store.add(config, run_id, digests)
     if resume and _is_finished(run.status, config):
         return TrainResult(run_id, run.path, run.status.state, run.status.step)
-    _refuse_second_owner(run)
+    with owned(run, expired) as mine:
+        if resume and _is_finished(mine.status, config):  # by somebody else, in the meantime
+            return TrainResult(run_id, run.path, mine.status.state, mine.status.step)
+        state, step = _train_owned(config, store, mine, digests, resume, progress, on_step)
+    return TrainResult(run_id, run.path, state, step)
+
+
+def _train_owned(
+    config: RunConfig,
+    store: Store,
+    run: Run,
+    digests: dict[str, str],
+    resume: bool,
+    progress: bool,
+    on_step: Callable[[dict[str, Any]], None] | None,
+) -> tuple[str, int]:
+    """State and step in which the run ended; what went wrong is raised, and in its status."""
+    overrides = run.status.overrides if resume else {}
     if world().is_main_process:
         run.update_config(config)
         run.set_status(
@@ -90,21 +120,48 @@ def train(
             pid=os.getpid(),
             error=None,
             environment=environment(),
+            overrides=overrides,
         )
+    memory = PeakMemory()
+    options: dict[str, Any] = {"resume": resume, "progress": progress, "on_step": on_step}
     try:
-        state, step = _train(config, store, run, digests, resume=resume, progress=progress, on_step=on_step)
+        state, step = _train_or_halve(config, store, run, digests, overrides, options)
     except BaseException as error:
         if world().is_main_process:
             interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
             tail = "".join(traceback.format_exception(error)).strip()[-2000:]
             # On a full disk this fails too, and must not hide why.
             with contextlib.suppress(StoreError):
-                run.set_status(state="interrupted" if interrupted else "failed", error=tail)
+                peak = memory.read(run.status.peak_memory)
+                run.set_status(state="interrupted" if interrupted else "failed", error=tail, peak_memory=peak)
         raise
     if world().is_main_process:
         run.compact()
-        run.set_status(state=state, step=step)
-    return TrainResult(run_id, run.path, state, step)
+        run.set_status(state=state, step=step, peak_memory=memory.read(run.status.peak_memory))
+    return state, step
+
+
+def _train_or_halve(
+    config: RunConfig,
+    store: Store,
+    run: Run,
+    digests: dict[str, str],
+    overrides: dict[str, Any],
+    options: dict[str, Any],
+) -> tuple[str, int]:
+    """`_train`; once more with half the micro-batch and the same effective batch where memory runs out."""
+    try:
+        return _train(config.replace(**overrides), store, run, digests, overrides=overrides, **options)
+    except Exception as error:
+        smaller = None if overrides else halved(config, error)
+        if smaller is None:
+            raise
+        message = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    # Behind the handler, whose traceback holds the model.
+    release_memory()
+    logger.warning("run %s: out of memory (%s); once more with %s", run.id, message, smaller)
+    run.set_status(overrides=smaller)
+    return _train(config.replace(**smaller), store, run, digests, overrides=smaller, **options)
 
 
 def prepare_base_loss(config: RunConfig, store: Store | str | Path, *, progress: bool = False) -> Path | None:
@@ -120,10 +177,9 @@ def prepare_base_loss(config: RunConfig, store: Store | str | Path, *, progress:
         return None
     loaded = load_model(config, num_labels=num_labels(config))
     data = load_task(config, loaded.tokenizer, loaded.kind)
-    order = _order(config, store, data, 1)
     if loaded.head_is_new:
         return None
-    _base_loss(config, store, digests, loaded, data, order, progress)
+    _base_loss(config, store, digests, loaded, data, _order(config, store, data, 1, BLOCK), progress)
     return base_loss_path(store.base_loss_dir, config, digests["model"], data.train)
 
 
@@ -147,6 +203,7 @@ def _train(
     run: Run,
     digests: dict[str, str],
     *,
+    overrides: dict[str, Any],
     resume: bool,
     progress: bool,
     on_step: Callable[[dict[str, Any]], None] | None,
@@ -156,8 +213,9 @@ def _train(
     order = _order(config, store, data, world().num_processes)
     base_loss = None
     if config.base_loss and not loaded.head_is_new:
+        blocks = _order(config, store, data, world().num_processes, BLOCK)
         with world().main_process_first():
-            base_loss = _base_loss(config, store, digests, loaded, data, order, progress)
+            base_loss = _base_loss(config, store, digests, loaded, data, blocks, progress)
     checkpoint = latest_checkpoint(run.checkpoint_dir) if resume else None
     resume_step = checkpoint[1] if checkpoint else 0
     world().wait_for_everyone()
@@ -179,8 +237,11 @@ def _train(
         perturbation=perturbation,
         build_optimizer=_optimizer(made, config),
     )
-    attempt = run.begin_attempt(resume_step) if world().is_main_process else None
-    if attempt is not None:
+    attempt: Attempt | None = None
+    if world().is_main_process:
+        attempt, own = begin(run, resume=checkpoint is not None, overrides=overrides)
+        checkpoint = own and (own, step_of(own))
+        resume_step = checkpoint[1] if checkpoint else 0
         _keep_base_tensors(attempt, store, model, rewritten, resumed=checkpoint is not None)
     plan = plan_capture(config.capture, config.max_steps, _record_bytes(config, model))
     bar = tqdm(total=config.max_steps, initial=resume_step, desc=run.id, disable=not progress or attempt is None)
@@ -203,7 +264,8 @@ def _train(
     trainer.add_callback(recorder)
     try:
         if resume_step < config.max_steps:
-            trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+            with tracked(config.report_to if attempt is not None else ()):
+                trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
     finally:
         if perturbation is not None:
             perturbation.close()
@@ -214,11 +276,13 @@ def _train(
     return ("diverged" if recorder.diverged else "done"), max(trainer.state.global_step, resume_step)
 
 
-def _order(config: RunConfig, store: Store, data: TaskData, num_processes: int) -> np.ndarray:
+def _order(config: RunConfig, store: Store, data: TaskData, num_processes: int, multiple: int = 1) -> np.ndarray:
+    """As many examples as the run steps on, rounded up to a multiple."""
     step = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
     seed = config.seed if config.data_seed is None else config.data_seed
+    length = -(-config.max_steps * step // multiple) * multiple
     with world().main_process_first():
-        return stored_order(store.orders_dir, len(data.train), seed, config.max_steps * step)
+        return stored_order(store.orders_dir, len(data.train), seed, length)
 
 
 def _base_loss(
@@ -227,7 +291,7 @@ def _base_loss(
     digests: dict[str, str],
     loaded: LoadedModel,
     data: TaskData,
-    order: np.ndarray,
+    blocks: np.ndarray,
     progress: bool,
 ) -> BaseLoss:
     device = world().device
@@ -236,7 +300,7 @@ def _base_loss(
         base_loss_path(store.base_loss_dir, config, digests["model"], data.train),
         loaded.model,
         data.train,
-        order,
+        blocks,
         loaded.kind,
         batch_size=config.per_device_eval_batch_size,
         bf16=config.bf16,
@@ -324,10 +388,3 @@ def _refuse_sharding() -> None:
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(variable, "false").lower() == "true":
             raise UsageError(f"{name} is not supported: parameters would be sharded; use DDP (accelerate launch)")
-
-
-def _refuse_second_owner(run: Run) -> None:
-    status = run.status
-    # The processes of one distributed run see each other's mark.
-    if world().num_processes == 1 and status.is_held:
-        raise StoreError(f"run {run.id} is being trained by process {status.pid} on {status.host}")

@@ -303,6 +303,7 @@ def training_arguments(config: RunConfig, output_dir: Path) -> TrainingArguments
         eval_strategy="no",
         save_strategy="no",
         report_to=config.report_to or "none",
+        run_name=output_dir.name,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

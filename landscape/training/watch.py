@@ -49,13 +49,14 @@ class EventWatch:
         """The rebound that is going on."""
         return self.events[-1] if self.events and self.events[-1].over is None else None
 
-    def update(self, step: int, loss: float) -> WatchEvent | None:
+    def update(self, step: int, loss: float, learning_rate: float | None = None) -> WatchEvent | None:
         """Take the next loss; the event if one begins here.
 
         Args:
             step: optimizer step at which the loss was measured.
+            learning_rate: of that step, where it is known: no rise counts while it rises.
         """
-        seen = self._watch.update(step, loss)
+        seen = self._watch.update(step, loss, learning_rate)
         if seen.warning and self.current is None:
             self.events.append(WatchEvent(step, step if seen.since is None else seen.since))
             return self.events[-1]
@@ -63,10 +64,14 @@ class EventWatch:
             self.events[-1] = replace(self.events[-1], over=step)
         return None
 
-    def replay(self, losses: Iterable[tuple[int, float]]) -> None:
-        """Take the losses of a run that is resumed."""
-        for step, loss in losses:
-            self.update(step, loss)
+    def resume(self) -> None:
+        """Compare no later loss with an earlier one: training goes on with another optimizer state or other batches."""
+        self._watch.resume()
+
+    def replay(self, losses: Iterable[tuple[int, float] | tuple[int, float, float | None]]) -> None:
+        """Take the losses of a run that is resumed: steps, losses and, where known, learning rates."""
+        for step, loss, *rate in losses:
+            self.update(step, loss, rate[0] if rate else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later answers depend on, as JSON holds it."""
@@ -84,12 +89,13 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
     The loss watched is the one that the Trainer logs: a mean over ``logging_steps`` steps. Each rebound gives one
     warning. Its log entry (``trainer.state.log_history``, ``trainer_state.json``) gets the key ``episode_warning``
     with the step since which the loss rises, and a `landscape.training.SnapshotCallback` in the same Trainer keeps the
-    snapshots around it. What was seen is saved with checkpoints, and a resumed run goes on from it. Of several
-    processes the first decides.
+    snapshots around it. What was seen is saved with checkpoints, and a resumed run goes on from it; across a resume
+    without the optimizer's state (``save_only_model``) or on batches from the start (``ignore_data_skip``) nothing is
+    compared, and no rise counts while the learning rate rises. Of several processes the first decides.
 
     Args:
         warmup_steps: steps at the beginning that are not watched; None: the Trainer's own warm-up.
-        threshold: noise units of a rise; the default gives a false alarm in 4 to 8 % of runs (docs/episodes.md).
+        threshold: noise units of a rise; the default gives a false alarm in 2 to 5 % of runs (docs/episodes.md).
         stop: end the training when a rebound has lasted ``patience`` optimizer steps after its warning.
         patience: 0 stops at the warning.
 
@@ -174,7 +180,11 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
         if state.global_step and saved:
             self.seen = (saved[-1] if isinstance(saved, list) else saved)["attributes"]["seen"]
         elif state.global_step:
-            self._watch.replay((entry["step"], float(entry["loss"])) for entry in state.log_history if "loss" in entry)
+            logged = (entry for entry in state.log_history if "loss" in entry)
+            self._watch.replay((entry["step"], float(entry["loss"]), entry.get("learning_rate")) for entry in logged)
+        if state.global_step and (args.save_only_model or args.ignore_data_skip):
+            # The loss may jump here: a new optimizer, or batches from the start again.
+            self._watch.resume()
         # transformers fails to save a callback that the checkpoint it resumed from does not know.
         state.stateful_callbacks.setdefault(name, self.state())
 
@@ -186,7 +196,8 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
             self._losses = []
             if several:
                 torch.distributed.all_reduce(total)
-            self._judge(state, float(total) / args.world_size)
+            rate = kwargs["optimizer"].param_groups[0]["lr"] if "optimizer" in kwargs else None
+            self._judge(state, float(total) / args.world_size, rate)
         telling = self._each_step and self._untold is not None
         if several and (self.stop or self._each_step):
             # Logging gathers the loss: either all of the processes do it, or none.
@@ -202,7 +213,7 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
         if logs is None or "loss" not in logs:
             return control
         if not self._each_step:
-            self._judge(state, float(logs["loss"]))
+            self._judge(state, float(logs["loss"]), logs.get("learning_rate"))
             # The other processes learn of it in the next step, where all of them are sure to ask.
             control.should_training_stop |= self._stopping and args.world_size == 1
         if self._untold is not None:
@@ -213,11 +224,11 @@ class EpisodeWatchCallback(TrainerCallback, ExportableState):
             self._untold = None
         return control
 
-    def _judge(self, state: Any, loss: float) -> None:
+    def _judge(self, state: Any, loss: float, learning_rate: float | None) -> None:
         if not state.is_world_process_zero:
             return
         before = self._watch.current
-        event = self._watch.update(state.global_step, loss)
+        event = self._watch.update(state.global_step, loss, learning_rate)
         if event is not None:
             self._untold = event
             found = f"is {loss}" if not math.isfinite(loss) else f"has been rising since step {event.since:g}"

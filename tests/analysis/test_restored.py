@@ -13,7 +13,7 @@ from landscape.errors import StoreError
 from landscape.loss import forward_losses, mean_loss
 from landscape.store import Run
 from landscape.store.snapshots import write_base_tensors
-from tests.analysis.trained_runs import Stores, edit_json, only_run
+from tests.analysis.trained_runs import Stores, edit_config, edit_json, only_run
 
 
 @pytest.mark.parametrize("name", ["lora", "mgpo", "full"])
@@ -63,8 +63,7 @@ def forget_digest(what: str) -> Callable[[Run], None]:
 
 
 def set_rank(run: Run) -> None:
-    path = run.path / "config.yaml"
-    path.write_text(path.read_text().replace("rank: 2", "rank: 3"))
+    edit_config(run, "rank: 2", "rank: 3")
 
 
 UNFIT: dict[str, tuple[Callable[[Run], None], str]] = {

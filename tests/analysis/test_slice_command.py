@@ -15,7 +15,7 @@ from landscape.analysis import RestoredRun, open_run
 from landscape.slices.grid import PreparedSlice
 from landscape.store import Run
 from landscape.store.slices import read_slice, slice_files
-from tests.analysis.trained_runs import Stores
+from tests.analysis.trained_runs import Stores, edit_config
 from tests.command_line import invoke, payload
 from tests.measurement.test_context import state
 
@@ -121,14 +121,12 @@ def damage(run: Run) -> None:
     path.write_bytes(content)
 
 
-def set_rank(run: Run) -> None:
-    path = run.path / "config.yaml"
-    path.write_text(path.read_text().replace("rank: 2", "rank: 3"))
-
-
 FAILS: dict[str, tuple[Callable[[Run], object], str]] = {
     "damaged": (damage, r"\S+snapshots-params.bin: the snapshot of step 4 is damaged \(checksum\)"),
-    "other adapter": (set_rank, r"the snapshot of step 4: base_model\S* is \(2, 96\) \S+, the model's \(3, 96\) \S+"),
+    "other adapter": (
+        lambda run: edit_config(run, "rank: 2", "rank: 3"),
+        r"the snapshot of step 4: base_model\S* is \(2, 96\) \S+, the model's \(3, 96\) \S+",
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from landscape.store import Run, SnapshotReader, Store
 from landscape.store.slices import SliceFile, joint_slices_dir, read_slice, slice_files
 from landscape.store.snapshots import write_base_tensors
 from tests.analysis.materialized import flat, materialized_loss, opened_in_double
-from tests.analysis.trained_runs import edit_json
+from tests.analysis.trained_runs import edit_config, edit_json
 from tests.command_line import invoke, payload
 from tests.measurement.test_context import state
 
@@ -162,13 +162,7 @@ def test_the_model_is_left_as_found(three_methods: Store, monkeypatch: pytest.Mo
 
 
 def change_config(old: str, new: str) -> Callable[[Run], None]:
-    def change(run: Run) -> None:
-        path = run.path / "config.yaml"
-        text = path.read_text()
-        assert f"\n{old}" in text
-        path.write_text(text.replace(f"\n{old}", f"\n{new}"))
-
-    return change
+    return lambda run: edit_config(run, old, new)
 
 
 def change_digest(what: str) -> Callable[[Run], None]:

@@ -31,6 +31,17 @@ def only_run(store: Path) -> Run:
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a file as somebody would who removes its checksum, too."""
     values = json.loads(path.read_text())
+    values.pop("crc", None)
     change(values)
     path.write_text(json.dumps(values))
+
+
+def edit_config(run: Run, old: str, new: str) -> None:
+    """Replace a line's beginning in the run's config, and remove the checksum, which is its last line."""
+    path = run.path / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    text = "".join(lines[:-1] if lines[-1].startswith("# crc32") else lines)
+    assert f"\n{old}" in text
+    path.write_text(text.replace(f"\n{old}", f"\n{new}"))

@@ -17,7 +17,7 @@ from typing import Any
 from landscape.cli.dashboard import HOST, STORE_VARIABLE, command
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
-PATIENCE = 180_000
+PATIENCE = 60_000
 """Milliseconds: a loaded machine is slow, and a journey that waits for what it needs loses nothing."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -95,8 +95,9 @@ _SETTLED = """() => {
 }"""
 
 BLANK = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => {
-  const drawn = plot.querySelectorAll('.plot path, .plot text, .contourlayer path, .shapelayer path, canvas');
-  return !plot._fullData || !plot._fullData.length || !drawn.length;
+  const drawn = plot.querySelectorAll(
+    '.scatterlayer path, .contourlayer path, .heatmaplayer image, .shapelayer path, .gl-container canvas');
+  return !plot._fullData || !(plot._fullData.length + plot._fullLayout.shapes.length) || !drawn.length;
 }).length"""
 """How many charts of the page have nothing in them."""
 

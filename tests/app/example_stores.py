@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from landscape.config import RunConfig
 from landscape.store import Store
+from landscape.store.config_file import write_config
 from tests.synthetic_runs import run, sweep, write
 
 PAGES = ("runs", "curves", "snapshot", "episodes", "sharpness", "landscape", "importing", "reproduction")
@@ -62,8 +63,8 @@ def many_runs(path: Path) -> Store:
         source = folders[number % len(folders)]
         copy = path / "runs" / f"{source.name}-copy{number}"
         shutil.copytree(source, copy)
-        text = (copy / "config.yaml").read_text().replace("\nseed: ", f"\nseed: {number + 2}")
-        (copy / "config.yaml").write_text(text)
+        settings = store.get(source.name).config.replace(seed=number + 2)
+        write_config(copy / "config.yaml", settings)
     return store
 
 

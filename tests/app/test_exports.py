@@ -6,13 +6,15 @@ import io
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from app.curve_figures import CurveView, curve_figure
-from app.exports import MIME, adapter_bytes, figure_bytes, report_bytes
+from app.exports import MIME, adapter_bytes, figure_bytes, report_bytes, surface_bytes
 from app.verdicts import COLUMNS, find_table, read_verdicts
 from landscape.errors import StoreError
+from landscape.plots import Measured, SurfaceData, surface_figure
 from landscape.store import Store
 from tests.synthetic_runs import run, write
 
@@ -27,6 +29,21 @@ def test_figures(kind: str) -> None:
     if kind == "csv":
         table = pd.read_csv(io.BytesIO(content))
         assert table.query("series == 'line'")["y"].tolist() == pytest.approx(data.metrics["loss_clean"], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", MIME)
+def test_surfaces_in_three_dimensions(kind: str) -> None:
+    axis = np.linspace(-1, 1, 7)
+    surfaces = [
+        SurfaceData(axis, axis, 1 + shift + axis[:, None] ** 2 + axis**2, Measured("adapter", "filter", 8, 80))
+        for shift in (0.0, 0.5)
+    ]
+    content = surface_bytes(surface_figure(surfaces, title="Surfaces"), 1, kind)
+    start = b"surface,title" if kind == "csv" else STARTS[kind]
+    assert content.startswith(start)
+    if kind == "csv":
+        loss = pd.read_csv(io.BytesIO(content))["loss"]
+        np.testing.assert_allclose(loss, surfaces[1].loss.ravel(), rtol=1e-12)
 
 
 def test_reports() -> None:

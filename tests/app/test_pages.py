@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from streamlit.testing.v1 import AppTest
 
 from landscape.store import Store
 from tests.app.example_stores import PAGES, STORES, crashes, growing, one_run, words
+from tests.app.test_command import DEMO
 from tests.synthetic_runs import run, write
+from tests.synthetic_slices import keep, slice_file
 
 Open = Callable[..., AppTest]
 Stores = Callable[[str], Path]
@@ -23,6 +27,26 @@ def test_page(page: str, store: str, stores: Stores, open_page: Open) -> None:
     test = open_page(stores(store), page)
     assert not crashes(test)
     assert len(test.title) == 1
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    with zipfile.ZipFile(DEMO) as archive:
+        archive.extractall(folder)
+    return folder / "demo"
+
+
+CHARTS = {"runs": 1, "curves": 1, "snapshot": 1, "episodes": 1, "sharpness": 4, "landscape": 3}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_demo_shows_everything_and_no_error(page: str, demo: Path, open_page: Open) -> None:
+    test = open_page(demo, page)
+    assert not crashes(test)
+    assert not test.error
+    assert not test.warning
+    assert len(test.get("plotly_chart")) >= CHARTS.get(page, 0)
 
 
 @pytest.mark.parametrize("page", ["runs", "curves", "snapshot", "episodes", "sharpness", "landscape"])
@@ -102,6 +126,16 @@ def test_a_link_restores_the_snapshot(stores: Stores, open_page: Open) -> None:
     assert "after 7 of" in words(test)
 
 
+def test_a_link_restores_the_chosen_runs(stores: Stores, open_page: Open) -> None:
+    path = stores("200 runs")
+    chosen = [item.id for item in Store.open(path).runs()[5:7]]
+    test = open_page(path, "runs", chosen=",".join(chosen))
+    assert "Settings in which they differ" in words(test)
+    settings = test.dataframe[1].value
+    assert set(settings) == {"setting", *chosen}
+    assert "seed" in settings["setting"].tolist()
+
+
 def test_a_link_to_a_run_that_is_not_there(stores: Stores, open_page: Open) -> None:
     path = stores("one run")
     run_id = Store.open(path).runs()[0].id
@@ -110,16 +144,20 @@ def test_a_link_to_a_run_that_is_not_there(stores: Stores, open_page: Open) -> N
     assert len(test.dataframe) >= 1
 
 
-def test_a_run_deleted_while_it_is_shown(tmp_path: Path, open_page: Open) -> None:
-    import shutil
-
+@pytest.mark.parametrize("page", ["runs", "curves", "snapshot", "episodes", "sharpness"])
+def test_a_run_deleted_while_it_is_shown(page: str, tmp_path: Path, open_page: Open) -> None:
     path = tmp_path / "store"
-    write([run(seed=0, max_steps=60), run(seed=1, max_steps=60)], path)
-    test = open_page(path, "curves")
-    shutil.rmtree(path / "runs" / Store.open(path).runs()[0].id)
+    store = write([run(seed=0, max_steps=60, sharp=True), run(seed=1, max_steps=60, sharp=True)], path)
+    gone = store.runs()[0]
+    test = open_page(path, page, **({"run": gone.id} if page == "snapshot" else {}))
+    shutil.rmtree(gone.path)
     test.run()
     assert not crashes(test)
-    assert len(test.get("plotly_chart")) == 1
+    assert gone.id not in " ".join(str(table.value) for table in test.dataframe)
+    if page == "snapshot":
+        assert any("which this store does not have" in item.value for item in test.error)
+    if page in ("curves", "sharpness"):
+        assert len(test.get("plotly_chart")) >= 1
 
 
 def test_a_damaged_analysis_is_named_and_the_rest_works(tmp_path: Path, open_page: Open) -> None:
@@ -131,6 +169,39 @@ def test_a_damaged_analysis_is_named_and_the_rest_works(tmp_path: Path, open_pag
         assert not crashes(test)
         assert "sharpness.parquet" in words(test).replace("\\", "")
     assert len(open_page(path, "curves").get("plotly_chart")) == 1
+
+
+def test_a_damaged_slice_is_named_and_the_rest_works(tmp_path: Path, open_page: Open) -> None:
+    path = tmp_path / "store"
+    store = one_run(path)
+    own = store.runs()[0]
+    keep(store, slice_file(own.id, dims=2, step=60), slice_file(own.id, dims=1, step=60))
+    (own.analysis_dir / "slice2d-damaged.npz").write_bytes(b"not a zip")
+    test = open_page(path, "landscape")
+    assert not crashes(test)
+    assert "slice2d-damaged.npz" in words(test).replace("\\", "")
+    assert len(test.get("plotly_chart")) == 2
+
+
+@pytest.mark.parametrize("name", ["", "metrics.parquet", "config.yaml", "analysis/sharpness.parquet"])
+def test_links_out_of_the_store_are_not_followed(name: str, tmp_path: Path, open_page: Open) -> None:
+    path = tmp_path / "store"
+    own = one_run(path).runs()[0]
+    target = own.path / name if name else own.path
+    target.rename(tmp_path / "outside")
+    target.symlink_to(tmp_path / "outside")
+    test = open_page(path, "snapshot")
+    assert not crashes(test)
+    assert "leads out of the store and is not read" in words(test).replace("\\", "")
+
+
+def test_a_link_cannot_have_the_import_page_read_a_file(tmp_path: Path, stores: Stores, open_page: Open) -> None:
+    (tmp_path / "log.csv").write_text("step,loss\n" + "".join(f"{i},{i}\n" for i in range(50)))
+    test = open_page(stores("one run"), "importing", path=str(tmp_path / "log.csv"))
+    assert test.text_input(key="path").value == ""
+    assert not test.get("plotly_chart")
+    test.text_input(key="path").set_value(str(tmp_path / "log.csv")).run()
+    assert len(test.get("plotly_chart")) == 1
 
 
 def test_a_damaged_line_is_named(tmp_path: Path, open_page: Open) -> None:

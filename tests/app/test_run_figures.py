@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.index import RunIndex
+from app.index import RunIndex, RunRow
 from app.run_figures import (
     COSTS,
-    correlation_sentence,
     density_figure,
     frontier,
+    known_costs,
     label,
     layer_figure,
     pareto,
     scatter_figure,
+    scores,
     short_layer,
     snapshot_table,
 )
@@ -36,23 +37,47 @@ def test_the_frontier_is_what_nothing_beats() -> None:
     assert frontier([]) == []
 
 
-@pytest.mark.parametrize("cost", COSTS)
-def test_pareto_holds_every_run_with_a_loss(cost: str, tmp_path: Path) -> None:
+@pytest.fixture
+def trained(tmp_path: Path) -> list[RunRow]:
+    """Four runs with costs and a score, of which one has none."""
     runs = [run(method=method, seed=seed, max_steps=60) for method, seed in itertools.product(("lora", "mgpo"), (0, 1))]
     for one in runs:
         one.metrics["seconds"] = 0.02 + 0.01 * one.config["seed"]
-    rows = RunIndex(write(runs, tmp_path / "store")).rows()
-    figure = pareto(rows, cost)
+        one.evaluations["token_accuracy"] = 0.5 + 0.1 * one.config["seed"]
+    store = write(runs, tmp_path / "store")
+    for number, one in enumerate(store.runs()[:-1]):
+        one.set_status(peak_memory={"rss": (number + 1) * 10**9})
+    return list(RunIndex(store).rows())
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_pareto_holds_every_run_with_a_loss(cost: str, trained: list[RunRow]) -> None:
+    figure = pareto(trained, cost)
     by_label = {curve.label: curve for curve in figure.panels[0].curves}
-    if cost == "wall":  # these runs were never started
+    if cost in ("wall", "gpu"):  # these runs were never started, and on no device
         assert not by_label
         return
     assert {"LoRA", "LoRA-MGPO"} <= set(by_label)
-    losses = sorted(row.tail.eval_loss or 0 for row in rows if row.config["method"] == "lora")
+    losses = sorted(row.tail.eval_loss or 0 for row in trained if row.config["method"] == "lora")
     assert sorted(by_label["LoRA"].y.tolist()) == losses
-    expected = {8.0} if cost == "rank" else {1.2, 1.8}
+    expected = {"rank": {8.0}, "time": {1.2, 1.8}, "memory": {1.0, 2.0}}[cost]
     assert {round(x, 6) for x in by_label["LoRA"].x.tolist()} == expected
     assert figure.panels[0].x_label == COSTS[cost].axis
+    assert len(by_label["LoRA-MGPO"].x) == 2 - (cost == "memory")
+
+
+def test_costs_that_no_run_has_are_not_offered(trained: list[RunRow]) -> None:
+    assert known_costs(trained) == ["time", "memory", "rank"]
+    assert known_costs([]) == []
+
+
+def test_a_score_may_be_better_when_larger(trained: list[RunRow]) -> None:
+    offered = scores(trained)
+    assert set(offered) == {"eval", "train", "token_accuracy"}
+    figure = pareto(trained, "time", offered["token_accuracy"])
+    front = next(curve for curve in figure.panels[0].curves if curve.label == "not beaten in both")
+    np.testing.assert_allclose(np.stack([front.x, front.y]), [[1.2, 1.8], [0.5, 0.6]], rtol=1e-12)
+    assert figure.panels[0].y_label == "last token accuracy (held out)"
 
 
 def test_density_draws_the_steps_asked_for() -> None:
@@ -97,16 +122,6 @@ def test_snapshots_hold_sharpness_and_gap_of_one_step() -> None:
     curve = scatter_figure(table, "adapter", "gap").panels[0].curves[0]
     assert sorted(curve.x.tolist()) == sorted(table["adapter"].tolist())
     assert curve.bars
-
-
-def test_sentences_about_correlations() -> None:
-    row = {"spearman": 0.5, "low": 0.1, "high": 0.8, "n": 40, "num_runs": 6, "resampled": "runs", "remark": ""}
-    assert correlation_sentence(row) == (
-        "Spearman's rank correlation ρ = 0.50, 95 % interval 0.10 to 0.80 "
-        "(40 snapshots of 6 runs, bootstrap over runs)."
-    )
-    few = {"spearman": float("nan"), "remark": "too few: 3 rows, at least 8"}
-    assert correlation_sentence(few) == "No correlation is given: too few: 3 rows, at least 8."
 
 
 def test_labels(tmp_path: Path) -> None:

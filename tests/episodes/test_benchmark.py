@@ -23,7 +23,9 @@ from landscape.episodes.benchmark import (
     overlap,
     sensitivity,
 )
-from landscape.episodes.benchmark_run import CELLS, add_arguments, run
+from landscape.episodes.benchmark_run import add_arguments, run
+from landscape.episodes.benchmark_tables import CELLS
+from landscape.episodes.detector import RESAMPLES, VERSION
 from landscape.episodes.rivals import installed
 from landscape.episodes.synthetic import (
     CONFOUNDERS,
@@ -146,13 +148,26 @@ def test_rivals_find_an_obvious_rebound(name: str) -> None:
 def test_a_whole_run_writes_its_tables(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    wanted = ["--curves", "1", "--nulls", "8", "--only", "nulls", "calibration", "semi_real", "-o", str(tmp_path / "r")]
-    result = run(parser.parse_args(wanted), None)
-    assert json.loads((tmp_path / "r").read_text()).keys() == result.keys()
+    path = tmp_path / "result.json"
+    arguments = ["--curves", "1", "--nulls", "8", "-o", str(path), "--only"]
+    result = run(parser.parse_args([*arguments, "nulls", "semi_real"]))
+    assert json.loads(path.read_text()).keys() == result.keys()
     detectors = 1 + len(installed())
     assert len(result["false_positives"]) == detectors * (len(CONFOUNDERS) + 1)
     assert len(result["sensitivity"]) == detectors * (len(CELLS) + 1)
     for row in result["false_positives"]:
         assert row["low"] <= row["rate"] <= row["upper"]
-    assert [row["curves"] for row in result["calibration"]] == [8] * 7 + [2] * 4
-    assert result["semi_real"] == []  # Needs runs.
+    assert "semi_real" not in result  # Needs runs.
+    # A second call with the same setting adds to the file; the numbers of curves are those of each table.
+    again = run(parser.parse_args([*arguments, "calibration"]))
+    assert again.keys() == {*result, "calibration"}
+    assert [row["curves"] for row in again["calibration"]] == [8] * 7 + [2] * 4
+    counted = json.loads(path.read_text())["setting"]
+    assert counted["curves"] == {
+        "false_positives": {"group": 4, "tuning": 6},
+        "sensitivity": {"cell": 2},
+        "calibration": {"family": 8, "foreign_flat": 2},
+    }
+    assert {row["curves"] for row in result["false_positives"] if row["group"] != "all"} == {4}
+    assert {row["curves"] for row in result["sensitivity"] if row["amplitude"] != "all"} == {2}
+    assert (counted["resamples"], counted["detector"]) == (RESAMPLES, VERSION)

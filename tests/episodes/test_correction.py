@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from landscape.episodes.correction import SMALLEST, TAILS, fit_correction, shipp
 from landscape.episodes.memory import noise_memory, short_redness
 from landscape.episodes.synthetic import autoregressive, long_memory
 from landscape.episodes.trend import without_drops
+from tests.episodes.benchmark_scripts import load_benchmark
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.8])
@@ -94,3 +96,18 @@ def test_shipped_p_values_fall_with_the_score_and_are_bounded() -> None:
 def test_coefficients_survive_the_file(tmp_path: Path) -> None:
     correction.write(shipped(), tmp_path / "correction.json")
     assert (tmp_path / "correction.json").read_text() == correction.FILE.read_text()
+
+
+def test_the_script_that_computes_it_runs_and_the_shipped_one_is_its(tmp_path: Path) -> None:
+    script = load_benchmark("episodes_correction")
+    scores, known, weights = script.simulated(120, 60)
+    for level, share, error in script.checked(scores, known, weights):
+        assert share == pytest.approx(level, abs=4 * error)
+    # A detector whose scores were higher by one of their standard deviations would be told.
+    told = script.checked(scores + 1, known, weights)
+    assert any(abs(share - level) > 4 * error for level, share, error in told)
+    script.main(["--varied", "30", "--fixed", "30", "-o", str(tmp_path / "new.json")])
+    stored = json.loads((tmp_path / "new.json").read_text())
+    assert stored["about"] == {"varied": 30, "fixed": 30, "resamples": 99}
+    assert stored.keys() == json.loads(correction.FILE.read_text()).keys()
+    assert len(stored["quantiles"]) == len(TAILS)

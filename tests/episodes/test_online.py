@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -54,3 +55,80 @@ def test_memory_is_logarithmic(points: int) -> None:
     for s, v in enumerate(np.random.default_rng(2).standard_normal(points).tolist()):
         watcher.update(s, v)
     assert len(watcher._scales) <= math.log2(points)
+
+
+def jumped(at: int = 300, height: float = 8.0) -> np.ndarray:
+    """A descent of noise 1 that is higher from a step on and comes down again."""
+    x = np.arange(600)
+    after = np.where(x >= at, np.exp(-(x - at) / 60), 0)
+    return 20 * np.exp(-x / 100) + height * after + np.random.default_rng(4).standard_normal(600)
+
+
+def test_nothing_is_compared_across_a_resume() -> None:
+    values = jumped()
+    told, untold = OnlineWatch(), OnlineWatch()
+    warned: dict[bool, list[int]] = {True: [], False: []}
+    for step, value in enumerate(values.tolist()):
+        if step == 300:
+            told.resume()
+        for watcher, key in ((told, True), (untold, False)):
+            if watcher.update(step, value).warning:
+                warned[key].append(step)
+    assert not warned[True]
+    assert 300 < warned[False][0] < 330
+
+
+def test_a_rebound_after_a_resume_is_seen() -> None:
+    values = jumped()
+    values[450:] += 8
+    watcher = OnlineWatch()
+    warned = []
+    for step, value in enumerate(values.tolist()):
+        if step == 300:
+            watcher.resume()
+        warned += [step] if watcher.update(step, value).warning else []
+    assert 450 < warned[0] < 490
+
+
+@pytest.mark.parametrize("ramp", [0, 12])
+def test_a_rise_with_the_learning_rate_does_not_warn(ramp: int) -> None:
+    x = np.arange(600)
+    cosine = 0.5 + 0.5 * np.cos(np.pi * (x % 300) / 300)
+    rate = cosine * np.where(x < 300, 1, np.minimum((x - 300) / max(ramp, 1), 1))
+    values = 20 * np.exp(-x / 100) + 8 * (x >= 300) * rate + np.random.default_rng(4).standard_normal(600)
+    seen = {known: OnlineWatch() for known in (True, False)}
+    warned = {
+        known: [s for s in range(600) if watcher.update(s, values[s], 1e-3 * rate[s] if known else None).warning]
+        for known, watcher in seen.items()
+    }
+    assert not warned[True]
+    assert 300 < warned[False][0] < 340
+
+
+@pytest.mark.parametrize("rate", [None, math.nan, 1e-3])
+def test_a_learning_rate_that_says_nothing_changes_nothing(rate: float | None) -> None:
+    values = jumped().tolist()
+    plain, given = OnlineWatch(), OnlineWatch()
+    for step, value in enumerate(values):
+        assert given.update(step, value, rate) == plain.update(step, value)
+
+
+@pytest.mark.parametrize("cut", [100, 299, 303, 320, 500])
+def test_a_state_holds_the_learning_rate_too(cut: int) -> None:
+    x = np.arange(600)
+    rate = 0.5 + 0.5 * np.cos(np.pi * (x % 300) / 300)
+    values = jumped()
+    whole, after = OnlineWatch(), OnlineWatch()
+    for step in range(cut):
+        whole.update(step, values[step], rate[step])
+    after.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    for step in range(cut, 600):
+        assert after.update(step, values[step], rate[step]) == whole.update(step, values[step], rate[step])
+
+
+def test_a_state_saved_before_learning_rates_were_followed() -> None:
+    saved = OnlineWatch().state_dict()
+    old = {key: value for key, value in saved.items() if "rate" not in key and key != "blind_until"}
+    watcher = OnlineWatch()
+    watcher.load_state_dict(old)
+    assert watcher.state_dict() == saved

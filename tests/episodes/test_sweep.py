@@ -204,6 +204,39 @@ def test_sentences() -> None:
     )
 
 
+SIZES = (8, 16, 32, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [((1.0, 1.2, 2.0, 1.1, 0.8), True), ((2.0, 1.6, 1.2, 0.9, 0.8), False), ((1.0, 0.8, 0.7, 1.0, 1.4), False)],
+    ids=["peak", "falls", "valley"],
+)
+def test_along_the_number_of_training_examples(losses: tuple[float, ...], found: bool) -> None:
+    rng = np.random.default_rng(8)
+    runs = [
+        replace(BASE, run_id=f"{size}{seed}", train_examples=size, seed=seed, final_loss=loss * rng.lognormal(0, 0.03))
+        for size, loss in zip(SIZES, losses, strict=True)
+        for seed in range(5)
+    ]
+    [line] = axis_outcomes(runs)
+    assert (line.axis, line.at_best, line.lost) == ("train_examples", False, 0)
+    assert line.result.positions.tolist() == list(SIZES)
+    assert (line.result.p_value <= 0.05) == found
+    sentence = axis_verdict(line)
+    assert sentence.startswith("lora along number of training examples (rank 8, learning_rate 0.001): ")
+    if found:
+        assert (line.result.before, line.result.peak, line.result.after) == (8, 32, 128)
+        means = {
+            size: np.mean([math.log(run.final_loss) for run in runs if run.train_examples == size]) for size in SIZES
+        }
+        higher = max(means[8], means[128])  # of the two troughs
+        assert line.result.amplitude == pytest.approx(means[32] - higher, rel=1e-8)
+        assert "the final loss rises and falls again at 8 → 32 → 128" in sentence
+    # Sizes are no methods' cells: each is compared with its like.
+    assert [cell.train_examples for cell in cell_outcomes(runs)] == list(SIZES)
+
+
 def test_q_values_by_run() -> None:
     runs = outcomes()
     q = run_q_values(runs)

@@ -26,6 +26,8 @@ class Row:
         return f"{self.method}-{adapter}" if adapter else self.method
 
 
+OF_A_MICRO_BATCH = "its covariances and singular values are those of a micro-batch"
+
 CONTRACT = [
     Row("full"),
     Row("lora"),
@@ -49,10 +51,11 @@ CONTRACT = [
     Row("lpf-sgd", {"method_args": {"draws": 2}}),
     Row("ema"),
     Row("entropy-sgd", {"method_args": {"inner_steps": 3}}),
-    Row("ba-lora", accumulates="its covariances and singular values are those of a micro-batch"),
+    Row("ba-lora", accumulates=OF_A_MICRO_BATCH),
     # A perturbation over another adapter, a rule over one with a rule, and one over no adapter at all
     Row("mgpo", {"adapter": "dora"}),
     Row("ggpo", {"adapter": "pissa"}, rewrites=True),
+    Row("ba-lora", {"adapter": "pissa"}, accumulates=OF_A_MICRO_BATCH, rewrites=True),
     Row("sam", {"adapter": "adalora", "learning_rate": 3e-2}),
     Row("ema", {"adapter": "full"}),
 ]

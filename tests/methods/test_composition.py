@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-import sys
 
 import pytest
 
 from landscape.config import RunConfig
 from landscape.errors import UsageError
 from landscape.methods import METHODS, compositions, load_entry_points, recipe
+from landscape.methods.table import method_rows
 from landscape.training import identify, resolve, train
 from tests.training.conftest import QUICK
 
@@ -28,20 +29,36 @@ from tests.training.conftest import QUICK
         ({"method": "mgpo", "adapter": "lora-pro"}, r"below method 'mgpo': its optimizer keeps the momentum of the m"),
         ({"method": "sam", "adapter": "lora-pro"}, r"below method 'sam': its projection takes gradients at A and B"),
         ({"method": "entropy-sgd", "adapter": "lora-pro"}, r"below method 'entropy-sgd': its projection takes the gr"),
-        ({"method": "ba-lora", "adapter": "pissa"}, r"'pissa' below method 'ba-lora': it rewrites the base"),
+        ({"method": "ba-lora", "adapter": "nlora"}, r"'nlora' below method 'ba-lora' means nothing for NLoRA"),
         (
             {"method": "mgpo", "adapter": "lora-plus", "adapter_args": {"ration": 2}},
             r"adapter_args.ration: adapter 'lora-plus' has no such argument; .*Did you mean 'ratio'",
         ),
         ({"method": "lora-pro", "capture": {"moments": True}}, r"capture.moments: the optimizer of 'lora-pro' keeps"),
-        ({"method": "lora-ga", "rank": 60}, r"rank: 60, of which lora-ga makes 120, exceeds the size of layer"),
     ],
 )
-def test_what_means_nothing_is_refused_before_anything_is_loaded(tmp_path, changes, message):
+def test_what_means_nothing_is_refused_before_anything_is_read(tmp_path, monkeypatch, changes, message):
+    def too_early(*args, **kwargs):
+        raise AssertionError("the combination has to be refused before this")
+
+    # By their modules: the package has a function of the name `resolve`.
+    for module, names in (
+        ("resolve", ("check_model", "check_task", "empty_model", "model_digest", "data_digest")),
+        ("run", ("load_model", "load_task")),
+    ):
+        for name in names:
+            monkeypatch.setattr(importlib.import_module(f"landscape.training.{module}"), name, too_early)
     store = tmp_path / "store"
     with pytest.raises(UsageError, match=message):
-        train(RunConfig.parse({**QUICK, **changes}), store)
+        train(RunConfig.parse({**QUICK, **changes, "model": "an-organization/a-model-of-the-hub"}), store)
     assert not store.exists()
+
+
+def test_a_rank_that_no_layer_has_is_refused_before_weights_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("landscape.training.run.load_model", None)
+    message = r"rank: 60, of which lora-ga makes 120, exceeds the size of layer"
+    with pytest.raises(UsageError, match=message):
+        train(RunConfig.parse({**QUICK, "method": "lora-ga", "rank": 60}), tmp_path / "store")
 
 
 def test_every_offered_composition_resolves():
@@ -78,32 +95,12 @@ def test_runs_without_that_key_are_named_as_before():
     assert identify(RunConfig.parse(values)) == identify(config)
 
 
-PLUGIN = """
-from landscape.methods import Method
-METHOD = Method("from-elsewhere", "LoRA, from another package", "a test", "lora")
-"""
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """A package with two entry points, one of which fails, as an installer leaves it on the path."""
-    (tmp_path / "elsewhere_plugin.py").write_text(PLUGIN)
-    info = tmp_path / "elsewhere-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[landscape.methods]\ngood = elsewhere_plugin:METHOD\nbad = elsewhere_plugin:MISSING\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    METHODS.pop("from-elsewhere", None)
-    sys.modules.pop("elsewhere_plugin", None)
-
-
 def test_entry_points_register_methods(installed, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert load_entry_points() == ["from-elsewhere"]
         assert load_entry_points() == []
     assert "entry point bad of group landscape.methods cannot be loaded" in caplog.text
-    result = train(RunConfig.parse({**QUICK, "method": "from-elsewhere", "max_steps": 2}), tmp_path / "store")
-    assert result.state == "done"
+    assert compositions(METHODS["from-elsewhere"]) == compositions(METHODS["ggpo"])
+    assert any(row["name"] == "from-elsewhere" for row in method_rows())
+    with pytest.raises(UsageError, match="'dora' below method 'from-elsewhere' means nothing for DoRA"):
+        train(RunConfig.parse({**QUICK, "method": "from-elsewhere", "adapter": "dora"}), tmp_path / "store")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from landscape.analysis.restored import restore
-from landscape.methods import METHODS
+from landscape.methods import METHODS, load_entry_points
 from landscape.store import Store
 from landscape.training import estimate_record_bytes, train
 from landscape.training.evaluation import evaluate
 from tests.methods.conftest import train_row
-from tests.methods.contract import CONTRACT
+from tests.methods.contract import CONTRACT, Row
 from tests.training.conftest import assert_equal_weights, curve, final_weights
 
 every_method = pytest.mark.parametrize("row", CONTRACT, ids=str)
@@ -174,3 +174,20 @@ def test_lora_plus_logs_the_learning_rate_of_each_group(contract_run):
     run = contract_run(next(row for row in CONTRACT if row.method == "lora-plus")).run
     frame = run.metrics()
     np.testing.assert_allclose(frame["learning_rate_lora_B"], 16 * frame["learning_rate"], rtol=1e-12)
+
+
+def test_a_method_from_another_package_obeys_the_contract(contract_run, installed, tmp_path, request):
+    load_entry_points()
+    row = Row("from-elsewhere")
+    for promise in (
+        test_trains_on_tiny_and_the_loss_falls,
+        test_begins_with_the_pretrained_models_loss,
+        test_only_what_it_should_train_changes,
+        test_a_snapshot_gives_the_model_back,
+        test_a_snapshots_size_is_known_without_weights,
+    ):
+        promise(contract_run, row)
+    test_resumed_equals_uninterrupted(contract_run, row, tmp_path / "resumed")
+    test_accumulation_equals_one_large_batch(tmp_path / "accumulated", row)
+    for architecture in ("encoder-decoder", "encoder"):
+        test_works_on_other_architectures(tmp_path / architecture, request, row, architecture)

@@ -40,6 +40,24 @@ def jacobian(A, B):
     return torch.stack(columns, dim=1)
 
 
+def by_least_squares(A, B, g_a, g_b, s):
+    """d_A and d_B from the gradients alone, by a dense decomposition in place of theorems 2.1 and 2.3.
+
+    With J the matrix of (d_A, d_B) ↦ s(d_B·A + B·d_A), J = U·S·Vᵀ, the gradients are Jᵀ·vec(G): the smallest of the
+    least-squares solutions is V·S⁻²·Vᵀ of them, and the one nearest to the gradients has their part in J's null space.
+    """
+    (rank, columns), rows = A.shape, len(B)
+    unit = torch.eye(rank * (columns + rows), dtype=A.dtype)
+    d_a, d_b = unit[:, : rank * columns].reshape(-1, rank, columns), unit[:, rank * columns :].reshape(-1, rows, rank)
+    J = (s * (d_b @ A + B @ d_a)).flatten(1).T
+    _, values, Vh = torch.linalg.svd(J, full_matrices=True)
+    kept = int((values > 1e-7 * values[0]).sum())
+    assert len(Vh) - kept == rank**2
+    gradients = Vh @ torch.cat([g_a.flatten(), g_b.flatten()])
+    nearest = Vh.T @ torch.cat([gradients[:kept] / values[:kept] ** 2, gradients[kept:]])
+    return nearest[: rank * columns].view(rank, columns), nearest[rank * columns :].view(rows, rank)
+
+
 def test_moves_w_as_least_squares_would():
     A, B, G, g_a, g_b = problem()
     d_a, d_b = projected_gradients(A, B, g_a, g_b, S)
@@ -82,7 +100,7 @@ def test_a_tiny_b_is_inverted_in_double_precision():
 
 @pytest.mark.parametrize("moments", ["equivalent", "factors"])
 def test_adamw_written_out(moments):
-    """Algorithm 2, with bias corrections that count from 1 and the layer's own scaling."""
+    """Algorithm 2 on dense least squares, with bias corrections that count from 1 and the layer's own scaling."""
     model, reference = lora_model("causal"), lora_model("causal")
     optimizer = LoRAProAdamW(model, SETTINGS, moments)
     state: dict = {}
@@ -101,12 +119,12 @@ def test_adamw_written_out(moments):
         with torch.no_grad():
             for layer in adapted_linears(reference):
                 A, B, s = layer.A, layer.B, layer.scaling
-                d_a, d_b = projected_gradients(A, B, A.grad, B.grad, s)
+                d_a, d_b = by_least_squares(A, B, A.grad, B.grad, s)
                 if moments == "factors":
                     u_a, u_b = adam((layer.name, "A"), d_a, t), adam((layer.name, "B"), d_b, t)
                 else:
                     g = adam(layer.name, s * (d_b @ A + B @ d_a), t)
-                    u_a, u_b = projected_gradients(A, B, s * B.T @ g, s * g @ A.T, s)
+                    u_a, u_b = by_least_squares(A, B, s * B.T @ g, s * g @ A.T, s)
                 A.copy_((1 - 1e-4) * A - 1e-2 * u_a)
                 B.copy_((1 - 1e-4) * B - 1e-2 * u_b)
         for a, b in zip(model.parameters(), reference.parameters(), strict=True):

@@ -60,6 +60,11 @@ def test_full_fine_tuning_has_neither_rank_nor_alpha() -> None:
     [
         ([{}], (), ["LoRA"]),
         ([{}, {"method": "mgpo"}], (), ["LoRA", "LoRA-MGPO"]),
+        (
+            [{"method": "mgpo"}, {"method": "mgpo", "adapter": "dora"}, {"method": "mgpo", "adapter": "full"}],
+            (),
+            ["LoRA-MGPO", "mgpo-dora", "mgpo-full"],
+        ),
         ([{"rank": 8}, {"rank": 64}], (), ["LoRA  r = 8", "LoRA  r = 64"]),
         ([{"rank": 8}, {"rank": 64}], ("rank",), ["LoRA", "LoRA"]),
         # An alpha that follows from the rank says nothing more.

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from landscape.plots.style import (
+    COMPOSED_DASH,
     DASHES,
+    MARKERS,
     METHOD_STYLES,
     PAPER,
     contrast,
@@ -67,11 +69,42 @@ def test_the_papers_methods_are_far_apart(vision: str, ground: str) -> None:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_every_two_methods_differ_in_dash_or_clearly_in_color(vision: str) -> None:
+@pytest.mark.parametrize("channel", ["dash", "marker"])
+def test_every_two_methods_differ_clearly_in_color_or_else_in_dash_and_marker(vision: str, channel: str) -> None:
     for first, second in itertools.combinations(sorted(METHOD_STYLES), 2):
         a, b = METHOD_STYLES[first], METHOD_STYLES[second]
-        if a.label != b.label and a.dash == b.dash:
+        if a.label != b.label and getattr(a, channel) == getattr(b, channel):
             assert distance(a.color, b.color, vision) > 8, (first, second)
+
+
+def test_every_registered_method_has_a_style_and_a_label_of_its_own() -> None:
+    from landscape.methods import METHODS
+
+    assert not set(METHODS) - set(METHOD_STYLES)
+    assert len({METHOD_STYLES[name].label for name in METHODS}) == len(METHODS)
+
+
+def test_every_composition_has_its_own_name_and_look() -> None:
+    from landscape.config import method_name
+    from landscape.methods import METHODS, compositions
+
+    pairs = [(name, below) for name, method in METHODS.items() if method.composes for below in compositions(method)]
+    styles = {pair: method_style(method_name(*pair)) for pair in pairs if pair[1] != "lora"}
+    assert len(styles) > 50
+    for (name, below), style in styles.items():
+        assert style.label == f"{name}-{below}"
+        assert (style.dash, style.marker) == (COMPOSED_DASH, METHOD_STYLES[below].marker)
+    assert len({(style.color, style.marker) for style in styles.values()}) > 0.6 * len(styles)
+    assert COMPOSED_DASH not in {style.dash for style in METHOD_STYLES.values()}
+
+
+@pytest.mark.parametrize(("over", "below"), [("mgpo-released", "lora-ga"), ("ema", "full"), ("mgpo", "lora-plus")])
+def test_names_with_several_hyphens_are_taken_apart_rightly(over: str, below: str) -> None:
+    name = f"{over}-{below}"
+    assert method_style(name).marker == METHOD_STYLES[below].marker
+    assert method_order(name) > method_order(over)
+    later = list(METHOD_STYLES)[list(METHOD_STYLES).index(over) + 1]
+    assert method_order(name) < method_order(later)
 
 
 @pytest.mark.parametrize("name", sorted(METHOD_STYLES))
@@ -106,6 +139,7 @@ def test_an_unknown_method_keeps_its_style() -> None:
     assert style == method_style("my-own")
     assert style.label == "my-own"
     assert style.dash in DASHES
+    assert style.marker in MARKERS
 
 
 def test_methods_have_one_order() -> None:

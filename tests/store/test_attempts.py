@@ -6,6 +6,7 @@ import torch
 
 from landscape.errors import StoreError
 from landscape.store import Attempt, Run, SnapshotLayout, attempts
+from landscape.store.atomic import read_json
 
 LAYOUT = SnapshotLayout.from_tensors({"A": torch.zeros(4)})
 MOMENTS = SnapshotLayout.from_tensors({"A": torch.zeros(4, dtype=torch.float64)})
@@ -125,12 +126,14 @@ def test_a_crash_while_copying_leaves_the_old_attempt(started, monkeypatch, wher
     assert_holds(started, 12)
 
 
-def test_a_crash_before_the_switch_leaves_the_old_attempt(started, monkeypatch):
+def test_an_attempt_that_has_begun_counts_whether_or_not_the_status_says_so(started, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Run, "set_status", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             started.begin_attempt(resume_step=10)
-    assert_holds(started, 12)
+    assert read_json(started.path / "status.json")["attempt"] == 1
+    assert (started.status.attempt, started.status.state) == (2, "interrupted")
+    assert_holds(started, 10)
 
 
 def test_a_full_disk_while_copying_leaves_the_old_attempt(started, disk):
@@ -166,11 +169,11 @@ def test_metrics_damaged_behind_the_prefix_do_not_matter_and_within_it_do(starte
     path.write_bytes(data.replace(b'"step":12', b'"step":13'))
     with started.begin_attempt(resume_step=11):
         assert started.metrics()["step"].tolist() == list(range(1, 12))
-    started.set_status(attempt=1)
-    path.write_bytes(data.replace(b'"step":7', b'"step":6'))
+    path = started.path / "attempts" / "2" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step":7', b'"step":6'))
     with pytest.raises(StoreError, match=r"metrics\.jsonl, line 9: damaged"):
         started.begin_attempt(resume_step=11)
-    assert started.status.attempt == 1
+    assert started.status.attempt == 2
 
 
 def test_a_stream_keeps_its_layout(started):
@@ -192,7 +195,7 @@ def test_a_full_disk_while_writing_base_tensors(run, monkeypatch):
     with run.begin_attempt() as attempt:
         with pytest.raises(StoreError, match=r"cannot write .*base\.safetensors: I/O error: No space left"):
             attempt.write_base_tensors(BASE)
-        assert [path.name for path in attempt.path.iterdir()] == ["metrics.jsonl"]
+        assert {path.name for path in attempt.path.iterdir()} == {"metrics.jsonl", "attempt.json"}
 
 
 def test_base_tensors_may_share_memory(run):
@@ -255,5 +258,5 @@ def test_an_attempt_that_vanished_is_not_an_empty_one(started):
     with pytest.raises(StoreError, match=r"metrics\.jsonl is missing: there is nothing to resume"):
         started.begin_attempt(resume_step=10)
     for read in (started.metrics, started.streams, started.snapshots, started.compact):
-        with pytest.raises(StoreError, match=r"attempt .*attempts/1 is missing"):
+        with pytest.raises(StoreError, match=r"attempts/1\S* is missing"):
             read()

@@ -53,8 +53,8 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def capture(store: Store, model: PeftModel, method: str = "lora") -> Run:
-    run = store.add(RunConfig.parse({"alpha": 16, "method": method}), method, {})
+def capture(store: Store, model: PeftModel, method: str = "lora", adapter: str | None = None) -> Run:
+    run = store.add(RunConfig.parse({"alpha": 16, "method": method, "adapter": adapter}), method, {})
     model.peft_config["default"].save_pretrained(run.path)
     parameters = trained(model)
     with run.begin_attempt() as attempt:
@@ -98,9 +98,10 @@ def test_a_step_that_was_not_captured_names_the_nearest(store, tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_full_fine_tuning_has_no_adapter(store, tmp_path):
-    run = capture(store, adapted("rslora"), method="full")
-    with pytest.raises(StoreError, match="'full' trains the base weights, there is no adapter to export"):
+@pytest.mark.parametrize(("method", "adapter", "name"), [("full", None, "full"), ("sam", "full", "sam-full")])
+def test_full_fine_tuning_has_no_adapter(store, tmp_path, method, adapter, name):
+    run = capture(store, adapted("rslora"), method, adapter)
+    with pytest.raises(StoreError, match=f"'{name}' trains the base weights, there is no adapter to export"):
         export_adapter(run, 7, tmp_path / "adapter")
 
 

@@ -1,8 +1,10 @@
+import json
 from datetime import datetime
 
 import pytest
 
 from landscape.errors import StoreError, UsageError
+from landscape.store.atomic import read_json, write_checked_json
 
 
 def test_a_new_run_is_queued(run):
@@ -59,13 +61,24 @@ def test_a_damaged_status_is_named(run, content):
 
 
 def test_fields_of_later_versions_are_ignored(run):
-    text = (run.path / "status.json").read_text()
-    (run.path / "status.json").write_text(text.replace("{", '{"priority": 3,', 1))
+    path = run.path / "status.json"
+    write_checked_json(path, {**read_json(path), "priority": 3})
     assert run.status.state == "queued"
 
 
+def test_a_changed_status_is_noticed(run):
+    path = run.path / "status.json"
+    path.write_text(path.read_text().replace('"max_steps": 20', '"max_steps": 21'))
+    with pytest.raises(StoreError, match=r"status\.json is damaged: its checksum does not match"):
+        _ = run.status
+    values = json.loads(path.read_text())
+    del values["crc"]
+    path.write_text(json.dumps(values))
+    assert run.status.max_steps == 21, "written by an older version, or by somebody who took the checksum out"
+
+
 def test_a_damaged_config_is_named(run):
-    (run.path / "config.yaml").write_text("max_stepz: 3\n")
+    (run.path / "config.yaml").write_text("max_stepz: 3\nreport_to: []\n")
     with pytest.raises(StoreError, match=rf"run {run.id}: unknown config key 'max_stepz'"):
         _ = run.config
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import landscape.slices as measured
 from landscape.errors import StoreError
+from landscape.store import slices
 from landscape.store.slices import (
     FLATNESS,
     SliceFile,
@@ -54,6 +56,10 @@ def test_files_keep_everything(tmp_path: Path, dims: int, complete: bool) -> Non
     for name in ("loss", "standard_error"):
         assert np.array_equal(getattr(kept, name), getattr(item, name), equal_nan=True)
     assert (kept.evaluated.dtype, len(kept.trajectories)) == (np.dtype(bool), 2 * complete)
+
+
+def test_names_are_those_that_slices_are_measured_with() -> None:
+    assert (slices.SPACES, slices.NORMALIZATIONS) == (measured.SPACES, measured.NORMALIZATIONS)
 
 
 def test_files_from_before_there_were_several_trajectories(tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (pickle_into, r"is damaged \(Object arrays cannot be loaded"),
     (shorten, r"is damaged \(its arrays do not fit each other\)"),
     (shorten_trajectory, r"is damaged \(its arrays do not fit each other\)"),
-    (drop, r"is damaged \('info is not a file in the archive'\)"),
+    (drop, r"is damaged \(no array 'info'\)"),
     (Path.unlink, "cannot read .*: No such file"),
 ]
 

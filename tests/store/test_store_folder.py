@@ -105,8 +105,8 @@ def test_a_run_that_was_half_made_is_no_run_and_can_be_made(store, monkeypatch, 
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_json", crash(runs.write_json))
-        patch.setattr(runs, "write_bytes", crash(runs.write_bytes))
+        patch.setattr(runs, "write_checked_json", crash(runs.write_checked_json))
+        patch.setattr(runs, "write_config", crash(runs.write_config))
         with pytest.raises(KeyboardInterrupt):
             store.add(CONFIG, "lora", DIGESTS)
     assert store.runs() == []

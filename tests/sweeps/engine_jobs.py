@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -51,13 +52,33 @@ def sleep(seconds: float, begun: str, ended: str) -> None:
         raise
 
 
+def sleep_in_steps(seconds: float, begun: str, ended: str) -> None:
+    """As `sleep`, for an interrupt that comes between two lines of Python rather than by a signal."""
+    try:
+        Path(begun).touch()
+        for _ in range(int(seconds * 20)):
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        Path(ended).touch()
+        raise
+
+
+def visible_devices() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+
+def visible_devices_after(seconds: float) -> str:
+    time.sleep(seconds)
+    return visible_devices()
+
+
 def ignore_interrupts(begun: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path(begun).touch()
     time.sleep(60)
 
 
-def fake_train(config: dict[str, Any], store: str) -> dict[str, Any]:
+def fake_train(config: dict[str, Any], store: str, expired: object = None) -> dict[str, Any]:
     """Takes no step; what becomes of the run depends on its learning rate, and on a file for those that recover."""
     parsed = RunConfig.parse(config)
     run = next(run for run in Store.open(store).runs() if run.config == parsed)
@@ -80,6 +101,11 @@ def fake_train(config: dict[str, Any], store: str) -> dict[str, Any]:
             time.sleep(0.5)
             (Path(store) / "orderly").touch()
             raise
+    elif rate == 0.03125 or (rate == 0.015625 and (Path(store) / "calls").read_text().count(run.id) == 1):
+        kill_itself()
+    elif rate == 0.0078125:
+        run.set_status(state="failed", error="No space left on device")
+        return {"state": "failed", "disk_full": True, "error": "No space left on device"}
     else:
         run.set_status(state="done", step=parsed.max_steps)
     with _warnings_of_ours() as warnings:
@@ -87,6 +113,19 @@ def fake_train(config: dict[str, Any], store: str) -> dict[str, Any]:
             logging.getLogger("landscape.somewhere").warning("too far from %d home", 3)
             logging.getLogger("elsewhere").warning("not ours")
     return {"state": run.status.state, "warnings": warnings}
+
+
+def held_by_somebody(store: Path, run_id: str, seconds: float) -> subprocess.Popen[bytes]:
+    """Another process that claims a run and keeps renewing its lease for so long; returns once it has it."""
+    code = (
+        "import time; from landscape.store import Store; "
+        f"lease = Store.open({str(store)!r}).get({run_id!r}).claim(); print(1, flush=True); time.sleep({seconds})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as output:
+        assert output.readline()
+    return process
 
 
 def plan_of_rates(store: Path, *rates: float) -> SweepPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from landscape.errors import UsageError
 from landscape.sweeps.engines import Engine, Event, InlineEngine, Job, LocalEngine, make_engine
+from landscape.sweeps.engines.ray import RayEngine
 
 ENGINES = {"inline": InlineEngine, "local": lambda: LocalEngine(2, poll=0.05, grace=10)}
 
@@ -140,13 +142,20 @@ def test_a_job_that_will_not_stop_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "workers", "message"),
     [
-        ("locl", None, r"engine: 'locl' is not known; allowed: local\. Did you mean 'local'\?"),
+        ("locl", None, r"engine: 'locl' is not known; allowed: local, ray\. Did you mean 'local'\?"),
         ("local", -1, "workers: -1 is negative"),
     ],
 )
 def test_bad_engines_are_refused(name: str, workers: int | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_engine(name, workers)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for make in (lambda: make_engine("ray", 1), RayEngine):
+        with pytest.raises(UsageError, match=r"ray is not installed: pip install 'lora-landscape\[ray\]'"):
+            make()
 
 
 @pytest.mark.parametrize(("workers", "num_jobs", "expected"), [(0, 5, 0), (3, 5, 3), (8, 2, 2), (4, 0, 1)])

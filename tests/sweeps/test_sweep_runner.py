@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,16 @@ from landscape.config import RunConfig
 from landscape.config.sweep import SweepConfig
 from landscape.errors import StoreError, UsageError
 from landscape.store import Store
+from landscape.store.leases import MOST_DEATHS
 from landscape.sweeps import SweepPlan, SweepResult, plan_sweep, run_sweep
-from landscape.sweeps.plan import free_disk, gigabytes
+from landscape.sweeps.plan import free_disk, gigabytes, plan_store
+from landscape.sweeps.runner import enqueue
 from landscape.training import identify
-from tests.sweeps.engine_jobs import plan_of_rates
+from tests.sweeps.engine_jobs import held_by_somebody, plan_of_rates
 
 BASE = {"model": "tiny", "task": "arithmetic", "max_steps": 20, "train_examples": 64, "alpha": "r"}
 DONE, DIVERGES, FAILS, DIES, HANGS, WARNS = 1e-3, 0.5, 0.25, 0.125, 0.0625, 2e-3
+KILLED, KILLED_ONCE, FULL = 0.03125, 0.015625, 0.0078125
 
 
 def configs(base: dict[str, Any] | None = None, **grid: Any) -> list[RunConfig]:
@@ -122,18 +127,89 @@ def test_a_done_run_that_is_to_be_longer_is_pending(tmp_path: Path) -> None:
     assert [(cell.state, cell.finished) for cell in longer.cells] == [("done", False)]
 
 
-def test_a_run_that_somebody_else_trains_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_that_somebody_else_trains_is_not_pending(tmp_path: Path) -> None:
     store = tmp_path / "store"
     first = plan_sweep(configs(rank=[4, 8]), store)
-    execute(first)
-    run = Store.open(store).get(first.cells[0].run_id)
-    for pid, held in ((os.getppid(), True), (os.getpid(), False), (2**22 + 1, False), (None, False)):
-        run.set_status(state="running", pid=pid, host=os.uname().nodename)
-        plan = plan_sweep(configs(rank=[4, 8]), store)
-        assert [cell.held for cell in plan.cells] == [held, False]
-        assert len(plan.pending) == (0 if held else 1)
-    run.set_status(state="running", pid=os.getppid(), host="another-machine")
-    assert not plan_sweep(configs(rank=[4]), store).cells[0].held
+    enqueue(first)
+    holder = held_by_somebody(store, first.cells[0].run_id, 60)
+    plan = plan_sweep(configs(rank=[4, 8]), store)
+    assert [cell.held for cell in plan.cells] == [True, False]
+    assert [cell.run_id for cell in plan.pending] == [first.cells[1].run_id]
+    assert plan.unfinished == plan.cells
+    holder.kill()
+    holder.wait()
+    assert not any(cell.held for cell in plan_sweep(configs(rank=[4, 8]), store).cells)
+
+
+def test_a_run_whose_owner_is_killed_meanwhile_is_taken_over(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = plan_sweep(configs(rank=[4, 8]), store)
+    enqueue(plan)
+    holder = held_by_somebody(store, plan.cells[0].run_id, 60)
+    threading.Timer(2.5, holder.kill).start()
+    began = time.monotonic()
+    result = execute(plan_sweep(configs(rank=[4, 8]), store))
+    holder.wait()
+    assert time.monotonic() - began > 2
+    assert result.counts == {"done": 2}
+    assert calls(store) == [plan.cells[1].run_id, plan.cells[0].run_id]
+
+
+def test_a_run_that_its_owner_finishes_meanwhile_is_not_run_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = plan_sweep(configs(rank=[4, 8]), store)
+    _, runs = enqueue(plan)
+    run = runs[plan.cells[0].run_id]
+    with run.claim() as lease:
+        timer = threading.Timer(2.0, lambda: run.under(lease).set_status(state="done", step=20))
+        timer.start()
+        result = execute(plan_sweep(configs(rank=[4, 8]), store))
+    assert result.counts == {"done": 2}
+    assert calls(store) == [plan.cells[1].run_id]
+
+
+def test_a_cell_whose_worker_is_killed_is_begun_again_but_not_for_ever(tmp_path: Path) -> None:
+    plan = plan_of_rates(tmp_path / "store", KILLED, KILLED_ONCE, DONE)
+    result = execute(plan, workers=1)
+    assert [result.states[cell.run_id] for cell in plan.cells] == ["failed", "done", "done"]
+    assert calls(plan.store).count("run-0") == MOST_DEATHS
+    assert calls(plan.store).count("run-1") == 2
+    assert "killed by SIGKILL" in result.errors["run-0"]
+
+
+def test_a_full_disk_stops_the_sweep_and_says_what_is_needed(tmp_path: Path) -> None:
+    plan = plan_sweep(configs(learning_rate=[DONE, FULL, 3e-3]), tmp_path / "store")
+    result = execute(plan)
+    assert [result.states[cell.run_id] for cell in plan.cells] == ["done", "failed", "queued"]
+    needed = sum(cell.disk for cell in plan.cells[1:])
+    assert result.stopped is not None
+    assert result.stopped.startswith(f"the disk is full: the runs that are left need about {gigabytes(needed)}, ")
+
+
+def test_a_store_knows_what_is_left_of_its_sweeps(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    plan = plan_sweep(configs(learning_rate=[DONE, FAILS, DIVERGES, 3e-3, 4e-3]), store)
+    execute(plan)
+    shutil.rmtree(store / "runs" / plan.cells[4].run_id)  # as if the driver had been killed before it was made
+    Store.open(store).get(plan.cells[3].run_id).set_status(state="interrupted", step=7)
+    left = plan_store(store)
+    assert left.snapshot_bytes == sum(plan.cells[index].disk for index in (1, 3, 4)) > 0
+    assert {cell.run_id: cell.state for cell in left.unfinished} == {
+        plan.cells[1].run_id: "failed", plan.cells[3].run_id: "interrupted", plan.cells[4].run_id: "new",
+    }  # fmt: skip
+    assert {cell.run_id: cell.config for cell in left.cells} == {cell.run_id: cell.config for cell in plan.cells}
+    failed = plan_store(store, failed_only=True)
+    assert [cell.run_id for cell in failed.cells] == [plan.cells[1].run_id]
+    assert execute(left).counts == {"done": 3, "failed": 1, "diverged": 1}
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    enqueue(plan_sweep(configs(rank=[4]), store))
+    (path,) = (store / "sweeps").iterdir()
+    path.write_text('{"cells": [{}]}')
+    with pytest.raises(StoreError, match=f"{path.name} is damaged: KeyError"):
+        plan_store(store)
 
 
 def test_shared_work_is_prepared_once(tmp_path: Path) -> None:

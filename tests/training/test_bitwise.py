@@ -19,6 +19,13 @@ UNPERTURBED = [
     ("ggpo", {"sigma": 0.0, "apply": "swap"}),
     ("ggpo", {"sigma": 0.0, "apply": "regenerate"}),
     ("mgpo-released", {"rho": 0.0}),
+    ("flat-lora", {"sigma": 0.0}),
+    ("sam", {"rho": 0.0}),
+    ("msam", {"rho": 0.0}),
+    ("rwp", {"sigma": 0.0}),
+    ("lpf-sgd", {"gamma": 0.0}),
+    ("ema", {}),
+    ("ba-lora", {"consistency": 0.0, "diversity": 0.0, "singular_values": 0.0}),
 ]
 # Ways of drawing and remembering; that every method resumes is held by tests/methods/test_contract.py.
 RESUMED = [
@@ -31,10 +38,18 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.fixture(scope="module", params=[1, 2])
+def plain(request, tmp_path_factory):
+    """LoRA with one micro-batch a step, and with two."""
+    config = RunConfig.parse({**QUICK, "gradient_accumulation_steps": request.param})
+    folder = tmp_path_factory.mktemp("plain")
+    run_id = train(config, folder).run_id
+    return Store.open(folder).get(run_id)
+
+
 @pytest.mark.parametrize(("method", "arguments"), UNPERTURBED)
-def test_without_perturbation_every_method_is_lora(trained, method, arguments, accumulation):
-    plain = trained(gradient_accumulation_steps=accumulation)
+def test_without_perturbation_every_method_is_lora(trained, plain, method, arguments):
+    accumulation = plain.config.gradient_accumulation_steps
     other = trained(gradient_accumulation_steps=accumulation, method=method, method_args=arguments)
     found = curve(other)
     assert found["loss_perturbed"].tolist() == found["loss_clean"].tolist() == curve(plain)["loss_clean"].tolist()

@@ -96,7 +96,7 @@ def test_trackers_get_every_step(tmp_path, monkeypatch):
     logged = []
     plain = trainer.training_arguments
     monkeypatch.setattr(trainer.LandscapeTrainer, "log", lambda self, logs, *_: logged.append(logs))
-    monkeypatch.setattr(sys.modules["landscape.training.resolve"], "_check_trackers", lambda names: None)
+    monkeypatch.setattr(sys.modules["landscape.training.resolve"], "check_trackers", lambda names: None)
     monkeypatch.setattr(trainer, "training_arguments", lambda config, path: plain(config.replace(report_to=[]), path))
     train(RunConfig.parse({**QUICK, "report_to": ["some"]}), tmp_path)
     assert [line["step"] for line in logged if "loss_clean" in line] == [1, 2, 3, 4, 5, 6]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import socket
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ import torch
 
 from landscape.config import RunConfig
 from landscape.data import load_task
-from landscape.errors import StoreError
 from landscape.loss import forward_losses
 from landscape.models import load_model
-from landscape.store import Store
+from landscape.store import LeaseHeldError, Store
 from landscape.training import estimate_record_bytes, prepare_base_loss, resolve, train
+from landscape.training.order import data_order
 from tests.training.conftest import QUICK
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -95,12 +96,14 @@ def test_a_finished_run_is_not_trained_again(trained, tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path):
-    config = RunConfig.parse({**QUICK, "max_steps": 2})
+    config = RunConfig.parse({**QUICK, "max_steps": 2, "lr_scheduler_steps": 4})
     result = train(config, tmp_path)
     run = Store.open(tmp_path).get(result.run_id)
-    run.set_status(state="running", pid=1, host=socket.gethostname())
-    with pytest.raises(StoreError, match="is being trained by process 1"):
-        train(config, tmp_path)
+    longer = config.replace(max_steps=4)
+    with run.claim(), pytest.raises(LeaseHeldError, match=f"is being worked on by process {os.getpid()} on"):
+        train(longer, tmp_path)
+    assert run.status.state == "done"
+    assert train(longer, tmp_path).step == 4
 
 
 def test_full_fine_tuning_has_no_rank(tmp_path):
@@ -113,6 +116,24 @@ def test_record_bytes_are_estimated_without_weights(trained):
     for method in ("lora", "full"):
         run = trained(method=method, max_steps=1)
         assert estimate_record_bytes(run.config) == pytest.approx(run.snapshots().layout.record_bytes, rel=1e-2)
+
+
+def test_base_losses_do_not_depend_on_who_came_first(tmp_path, monkeypatch):
+    import landscape.training.base_loss as module
+
+    for place in (module, sys.modules["landscape.training.run"]):
+        monkeypatch.setattr(place, "BLOCK", 8)
+    long = RunConfig.parse({**QUICK, "base_loss": True, "max_steps": 12, "lr_scheduler_steps": 12})
+    for store, steps in (("a", (3, 12)), ("b", (12,)), ("c", (7, 3, 12))):
+        for max_steps in steps:
+            path = prepare_base_loss(long.replace(max_steps=max_steps), tmp_path / store)
+    tables = [module.load_base_loss(tmp_path / store / "base_loss" / path.name, 64) for store in "abc"]
+    assert np.isfinite(tables[0].nll).sum() == len(np.unique(data_order(64, 0, 48)))
+    for table in tables[1:]:
+        np.testing.assert_array_equal(table.nll, tables[0].nll)
+        np.testing.assert_array_equal(table.count, tables[0].count)
+    other = prepare_base_loss(long.replace(data_seed=1), tmp_path / "a")
+    assert other.name != path.name
 
 
 def test_base_losses_are_computed_once(tmp_path, monkeypatch):

@@ -183,6 +183,41 @@ def test_a_checkpoint_without_the_callback_is_read_from_its_log(tmp_path: Path) 
     assert "EpisodeWatchCallback" in saved["stateful_callbacks"]
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("marked", ["save_only_model", "ignore_data_skip", None])
+def test_a_jump_at_a_resume_that_changes_the_run(tmp_path: Path, marked: str | None, known: bool) -> None:
+    """Without the optimizer's state, or on other batches, the loss may jump: no rebound. Otherwise it is one."""
+    descent = 1 + 2 * np.exp(-np.arange(300) / 40) + 0.02 * np.random.default_rng(0).standard_normal(300)
+    jumped = descent + 0.5 * (np.arange(300) >= 150) * np.exp(-np.maximum(np.arange(300) - 150, 0) / 30)
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 150} | ({marked: True} if marked else {})
+    first = [EpisodeWatchCallback()] if known else []
+    replay_trainer(tmp_path, descent.tolist(), list(first), **settings).train()
+    watch = EpisodeWatchCallback()
+    # Where batches are not skipped the data begin anew, so the losses that come are the first.
+    losses = jumped[150:].tolist() + jumped[:150].tolist() if marked == "ignore_data_skip" else jumped.tolist()
+    trainer = replay_trainer(tmp_path, losses, [watch], **{**settings, "max_steps": 300})
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-150"))
+    assert trainer.state.global_step == 300
+    assert [150 < event.step < 190 for event in watch.events] == ([] if marked else [True])
+
+
+@pytest.mark.parametrize("each_step", [False, True])
+def test_a_restart_of_the_learning_rate_is_no_rebound(tmp_path: Path, each_step: bool) -> None:
+    """Two cosine cycles; the loss follows the learning rate up. Told only that the loss rises, the watch would warn."""
+    x = np.arange(300)
+    rate = 0.5 + 0.5 * np.cos(np.pi * (x % 150) / 150)
+    losses = 1 + 2 * np.exp(-x / 40) + 0.5 * (x >= 150) * rate + 0.02 * np.random.default_rng(0).standard_normal(300)
+    watch = EpisodeWatchCallback()
+    schedule = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}}
+    trainer = replay_trainer(tmp_path, losses.tolist(), [watch], **schedule)
+    if each_step:
+        watch.watch(trainer)
+    trainer.train()
+    assert watch.events == ()
+    blind = EventWatch()
+    assert feed(blind, losses)[0] < 190
+
+
 def test_training_again_begins_anew(tmp_path: Path) -> None:
     watch = EpisodeWatchCallback()
     trainer = replay_trainer(tmp_path, rebound().tolist(), [watch])

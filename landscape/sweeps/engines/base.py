@@ -14,6 +14,21 @@ from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a job wants for itself.
+
+    Attributes:
+        cpus: cores, for engines that share them out.
+        gpus: of a device, perhaps a fraction; 0: none; None: a whole one where there are any.
+        memory: bytes, of the device where there is one, else of the machine; 0: not known.
+    """
+
+    cpus: float = 1.0
+    gpus: float | None = None
+    memory: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """One call to make elsewhere.
 
@@ -26,6 +41,7 @@ class Job:
     key: str
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True)
@@ -35,12 +51,14 @@ class Event:
     Attributes:
         result: with ``finished``, what the function returned.
         error: with ``finished``, why there is no result: an exception's tail, or how the process died.
+        lost: with ``finished``, the process was killed or its machine is gone; the job itself may be blameless.
     """
 
     kind: Literal["started", "finished", "tick"]
     key: str = ""
     result: Any = None
     error: str | None = None
+    lost: bool = False
 
 
 class Engine(Protocol):
@@ -50,6 +68,8 @@ class Engine(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """Yield ``started`` and ``finished`` once for every job, in any order, with ticks between.
+
+        A `deque` is emptied from the left as places become free, and the caller may append to it meanwhile.
 
         A job that fails, and a worker that dies, end that job only. Closing the iterator early (or an interrupt
         inside it) stops the workers in order: each running job sees a `KeyboardInterrupt`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 
 from landscape.sweeps.engines.base import Event, Job, call, describe
@@ -14,7 +15,9 @@ class InlineEngine:
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """As `Engine.run`."""
-        for job in jobs:
+        waiting = jobs if isinstance(jobs, deque) else deque(jobs)
+        while waiting:
+            job = waiting.popleft()
             yield Event("started", job.key)
             try:
                 result = call(job)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.sweeps.engines.base import Event, Job, call, describe
+from landscape.sweeps.engines.devices import Device, place_workers
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG_LINES = 5
@@ -41,27 +42,40 @@ def available_cores() -> int:
 class LocalEngine:
     """Spawned worker processes, each with its share of the cores; they stay warm from one `run` to the next.
 
+    Each sees one of the devices, and a job joins the others on its device only where its memory fits beside theirs.
+
     Args:
         num_workers: processes at a time.
+        devices: among which they are shared out; default: the CPU.
         threads: of each worker; default: its share of the cores. A thread count in the environment
             (``OMP_NUM_THREADS``) wins.
         poll: seconds between ticks.
         grace: seconds that an interrupted job has to put its run in order before it is killed.
     """
 
-    def __init__(self, num_workers: int, *, threads: int | None = None, poll: float = 0.5, grace: float = 30.0) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        devices: Sequence[Device] | None = None,
+        threads: int | None = None,
+        poll: float = 0.5,
+        grace: float = 30.0,
+    ) -> None:
         self.num_workers = num_workers
         self.poll = poll
         self.grace = grace
-        self._pool = _Pool(num_workers, threads or max(1, available_cores() // num_workers))
+        devices = list(devices or [Device(None)])
+        place_workers(devices, num_workers)
+        self._pool = _Pool(devices, threads or max(1, available_cores() // num_workers))
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event, None, None]:
         """As `Engine.run`."""
-        waiting, pool = deque(jobs), self._pool
+        waiting, pool = jobs if isinstance(jobs, deque) else deque(jobs), self._pool
         try:
             while waiting or pool.busy:
-                while waiting and len(pool.busy) < pool.size:
-                    yield Event("started", pool.start(waiting.popleft()))
+                while waiting and (device := pool.place(waiting[0])) is not None:
+                    yield Event("started", pool.start(waiting.popleft(), device))
                 for worker in pool.wait(self.poll):
                     yield pool.collect(worker)
                 yield Event("tick")
@@ -77,27 +91,30 @@ class LocalEngine:
 class _Worker:
     """One process, its end of the pipe, and the job that it holds."""
 
-    def __init__(self, context: SpawnContext, threads: int, log: Path) -> None:
+    def __init__(self, context: SpawnContext, threads: int, log: Path, device: Device) -> None:
         self.connection, theirs = context.Pipe()
         self.log = log
+        self.device = device
         self.job: Job | None = None
-        self.process = context.Process(target=_serve, args=(theirs, threads, str(log)), name=log.stem)
+        arguments = (theirs, threads, str(log), device.name)
+        self.process = context.Process(target=_serve, args=arguments, name=log.stem)
         with _interrupts_held():
             self.process.start()
         theirs.close()
 
     def send(self, job: Job) -> None:
         self.job = job
+        self.device.taken[job.key] = job.resources.memory
         message = {"key": job.key, "function": job.function, "arguments": job.arguments}
         with contextlib.suppress(OSError):  # it died while idle: collect() finds the pipe closed and says so
             self.connection.send_bytes(json.dumps(message).encode())
 
 
 class _Pool:
-    """Up to ``size`` workers, started when first needed and replaced when they die."""
+    """As many workers as the devices have places, started when first needed and replaced when they die."""
 
-    def __init__(self, size: int, threads: int) -> None:
-        self.size = size
+    def __init__(self, devices: Sequence[Device], threads: int) -> None:
+        self._devices = devices
         self._context = multiprocessing.get_context("spawn")
         self._threads = threads
         self._logs: tempfile.TemporaryDirectory[str] | None = None
@@ -108,13 +125,19 @@ class _Pool:
     def busy(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.job is not None]
 
-    def start(self, job: Job) -> str:
-        idle = [worker for worker in self._workers if worker.job is None]
+    def place(self, job: Job) -> Device | None:
+        """Of the devices on which the job fits, the one with the fewest others; None: it has to wait."""
+        fitting = [device for device in self._devices if device.places and device.fits(job.resources.memory)]
+        return min(fitting, key=lambda device: len(device.taken), default=None)
+
+    def start(self, job: Job, device: Device) -> str:
+        idle = [worker for worker in self._workers if worker.job is None and worker.device is device]
         worker = next((worker for worker in idle if worker.process.is_alive()), None)
         if worker is None:
             self._started += 1
             self._logs = self._logs or tempfile.TemporaryDirectory(prefix="landscape-")
-            worker = _Worker(self._context, self._threads, Path(self._logs.name) / f"worker-{self._started}.log")
+            log = Path(self._logs.name) / f"worker-{self._started}.log"
+            worker = _Worker(self._context, self._threads, log, device)
             self._workers.append(worker)
         worker.send(job)
         return job.key
@@ -128,13 +151,14 @@ class _Pool:
         """The answer of a worker; if it died instead, how."""
         job, worker.job = worker.job, None
         assert job is not None
+        worker.device.taken.pop(job.key, None)
         try:
             answer: dict[str, Any] = json.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             worker.process.join()
             self._workers.remove(worker)
             worker.connection.close()
-            return Event("finished", job.key, error=_obituary(worker))
+            return Event("finished", job.key, error=_obituary(worker), lost=(worker.process.exitcode or 0) < 0)
         return Event("finished", job.key, result=answer.get("result"), error=answer.get("error"))
 
     def stop(self, grace: float) -> None:
@@ -142,6 +166,7 @@ class _Pool:
         try:
             for worker in self._workers:
                 if worker.job is not None:
+                    worker.device.taken.pop(worker.job.key, None)
                     worker.process.terminate()
                 worker.connection.close()
             deadline = time.monotonic() + grace
@@ -191,8 +216,10 @@ def _obituary(worker: _Worker) -> str:
 # --- the worker's side ---
 
 
-def _serve(pipe: Connection, threads: int, log: str) -> None:
+def _serve(pipe: Connection, threads: int, log: str, device: str | None) -> None:
     """Answer jobs until the pipe closes."""
+    if device is not None:  # CUDA reads it when it is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     _divert_output(log)
     _install_signals()
     wanted = os.environ.get("OMP_NUM_THREADS") or str(threads)

@@ -1,0 +1,1 @@
+"""The parts of the training benchmark: what is measured, and the trainers that are timed."""

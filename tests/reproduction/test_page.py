@@ -1,0 +1,112 @@
+"""The page of the documentation and the dashboard's table: from packed results, and up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from landscape.errors import StoreError
+from landscape.reproduction import names, read_results
+from landscape.reproduction.page import page
+from landscape.reproduction.results import TABLE, Result, verdicts, write_result, write_table
+from tests.command_line import invoke
+from tests.reproduction.builders import record
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = ROOT / "experiments" / "results"
+
+
+def result(**changes: object) -> Result:
+    losses = {"final_eval": 1.0, "p_value": 0.6, "q_value": 0.6, "rise": 0.1, "task": "gsm8k"}
+    runs = [
+        record(variant, seed, rank=rank, place={"rank": rank}, **{**losses, "final_eval": 1.0 + seed - better})
+        for variant, better in (("LoRA", 0.0), ("LoRA-MGPO", 0.1))
+        for seed in range(2)
+        for rank in (16, 128)
+    ]
+    values = {
+        "experiment": "mgpo2", "scale": "cpu", "about": "A small model.", "planned": 8, "runs": runs,
+        "settings": {"model": "smollm2-135m", "task": "gsm8k", "max_steps": 100, "learning_rate": 5e-3},
+        "grid": {"rank": [16, 128]}, "environment": {"device": "cpu", "torch": "2.13.0"},
+    }  # fmt: skip
+    return Result(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_committed_page_and_table_are_current() -> None:
+    """`python experiments/build_reproduction.py` writes both."""
+    results = read_results(RESULTS)
+    text = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    assert text == page(results, RESULTS, "../experiments/results")
+    table = ROOT / "experiments" / TABLE
+    assert table.is_file() == bool(results)
+
+
+def test_the_committed_table_is_the_results(tmp_path: Path) -> None:
+    if results := read_results(RESULTS):
+        write_table([row for one in results for row in verdicts(one)], tmp_path / TABLE)
+        assert (tmp_path / TABLE).read_text() == (ROOT / "experiments" / TABLE).read_text()
+
+
+def test_committed_verdicts_follow_from_their_runs() -> None:
+    for path in sorted(RESULTS.glob("*-*.json")):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        assert [row.plain() for row in verdicts(Result.from_plain(stored))] == stored["rows"], path.name
+        assert path.stat().st_size < 500_000
+
+
+def test_the_page_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
+    write_result(result(figures=("mgpo2-cpu.png", "mgpo2-cpu.svg")), tmp_path)
+    (tmp_path / "mgpo2-cpu.png").touch()
+    text = page(read_results(tmp_path), tmp_path, "results")
+    assert "## LoRA-MGPO, Figure 2: Training loss" in text
+    assert "![Training loss of LoRA, LoRA-MGPO and full fine-tuning by rank, cpu scale](results/mgpo2-cpu.png)" in text
+    assert "`learning_rate` 0.005" in text
+    assert "| LoRA-MGPO ends at a lower held-out loss, nats | – | -0.1 ± " in text
+    assert "**undecided**" in text
+    assert "2 seeds: no paired test can give a p-value below 0.5" in text
+    for name in names():
+        assert f"| `{name}` |" in text
+    # A figure that is not there is not linked.
+    (tmp_path / "mgpo2-cpu.png").unlink()
+    assert "![" not in page(read_results(tmp_path), tmp_path, "results")
+
+
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page([], RESULTS, "results")
+    lines = [line for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    assert len(lines) == 2
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        result = invoke(*shlex.split(line)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    assert (tmp_path / "out/reproduce/reproduction/mgpo2-smoke.png").is_file()
+
+
+def test_a_result_survives_its_file(tmp_path: Path) -> None:
+    first = result()
+    path = write_result(first, tmp_path)
+    [again] = read_results(tmp_path)
+    assert write_result(again, tmp_path).read_bytes() == path.read_bytes()
+    assert [row.plain() for row in verdicts(again)] == [row.plain() for row in verdicts(first)]
+    assert first.sentence() == "cpu: smollm2-135m, gsm8k, 100 steps, 2 seeds"
+    assert result(planned=12).sentence().endswith("8 of 12 runs")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"experiment": "mgpo2"}'])
+def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "mgpo2-cpu.json").write_text(content)
+    with pytest.raises(StoreError, match=r"mgpo2-cpu.json is no result of landscape reproduce"):
+        read_results(tmp_path)
+
+
+def test_the_dashboard_reads_the_table(tmp_path: Path) -> None:
+    from app.verdicts import COLUMNS, read_verdicts
+
+    write_table(verdicts(result()), tmp_path / TABLE)
+    table = read_verdicts(tmp_path / TABLE)
+    assert set(COLUMNS) <= set(table.columns)
+    assert set(table["verdict"]) <= {"undecided", "not confirmed"}

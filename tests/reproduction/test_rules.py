@@ -1,0 +1,252 @@
+"""Verdicts against cases whose answer is known in advance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from landscape.reproduction.choice import at_best_rate, capped
+from landscape.reproduction.experiment import PaperValue
+from landscape.reproduction.rules import Rule
+from landscape.reproduction.scores import Paper, score_rows
+from landscape.reproduction.verdict import VERDICTS
+from tests.reproduction.builders import record, series
+
+SIX = [1.0, 1.1, 0.9, 1.05, 0.95, 1.2]
+
+
+def rule(**values: Any) -> Any:
+    return TypeAdapter(Rule).validate_python({"quantity": "q", **values})
+
+
+def compares(**more: Any) -> Any:
+    values = {"rule": "compares", "first": "B", "second": "A", "measure": "final_eval", "expect": "lower", **more}
+    return rule(**values)
+
+
+@pytest.mark.parametrize(
+    ("shift", "seeds", "expect", "verdict"),
+    [
+        (-0.5, 6, "lower", "confirmed"),
+        (0.5, 6, "lower", "contradicted"),
+        (0.5, 6, "higher", "confirmed"),
+        (-0.5, 5, "lower", "undecided"),  # 2^-4 > 0.05
+        (-0.5, 1, "lower", "undecided"),
+    ],
+)
+def test_a_constant_shift_is_found_as_soon_as_the_seeds_allow(
+    shift: float, seeds: int, expect: str, verdict: str
+) -> None:
+    runs = series("A", "final_eval", SIX[:seeds]) + series("B", "final_eval", [v + shift for v in SIX[:seeds]])
+    judged = compares(expect=expect).judge(runs, Paper())
+    assert judged.verdict == verdict
+    assert judged.value == pytest.approx(shift)
+    assert f"p = {2.0 ** (1 - seeds):.2g}" in judged.sentence
+
+
+def test_differences_of_both_signs_are_not_confirmed() -> None:
+    runs = series("A", "final_eval", SIX) + series("B", "final_eval", [v + (-1) ** i * 0.3 for i, v in enumerate(SIX)])
+    judged = compares().judge(runs, Paper())
+    assert (judged.verdict, "p = 1" in judged.sentence) == ("not confirmed", True)
+
+
+def test_pairs_are_of_equal_cells_and_seeds_alone() -> None:
+    runs = series("A", "final_eval", SIX, rank=8) + series("B", "final_eval", [v - 1 for v in SIX], rank=16)
+    assert compares().judge(runs, Paper()).verdict == "undecided"
+    # A seed that one side lacks in one of the cells is left out.
+    runs = [r for rank in (8, 16) for r in series("A", "final_eval", SIX, rank=rank)]
+    runs += [r for rank in (8, 16) for r in series("B", "final_eval", [v - rank for v in SIX], rank=rank)]
+    judged = compares().judge(runs[:-1], Paper())
+    assert judged.value == pytest.approx(-12)
+    assert "over 5 seeds" in judged.sentence
+
+
+def test_where_chooses_cells() -> None:
+    runs = [r for rank in (8, 16) for r in series("A", "final_eval", SIX, rank=rank)]
+    runs += [r for rank in (8, 16) for r in series("B", "final_eval", [v - rank for v in SIX], rank=rank)]
+    assert compares(where={"rank": 16}).judge(runs, Paper()).value == pytest.approx(-16)
+    assert compares(where={"rank": [8]}).judge(runs, Paper()).value == pytest.approx(-8)
+
+
+def test_a_diverged_run_counts_as_the_worst() -> None:
+    runs = [*series("A", "final_eval", SIX[:2]), record("B", 0, final_eval=0.5), record("B", 1, state="diverged")]
+    values = capped(runs, "final_eval")
+    assert [values[r.run_id] for r in runs] == [1.0, 1.1, 0.5, 1.1]
+    judged = compares().judge(runs, Paper())
+    assert "1 of B diverged" in judged.sentence
+    assert judged.value == pytest.approx(((0.5 - 1.0) + (1.1 - 1.1)) / 2)
+    scores = [record("A", 0, score=60.0), record("A", 1, score=50.0), record("A", 2, state="diverged")]
+    assert capped(scores, "score")[scores[2].run_id] == 50.0
+    rises = [record("A", 0, rise=0.1), record("A", 1, state="diverged", rise=7.0)]
+    assert capped(rises, "rise")[rises[1].run_id] == 7.0
+
+
+def test_the_best_rate_is_chosen_by_the_other_seeds() -> None:
+    # Seed 0 alone would choose 1e-2; the other two prefer 1e-3, and seed 0 prefers it among theirs.
+    losses = {1e-3: [1.0, 0.5, 0.5], 1e-2: [0.2, 0.9, 0.9]}
+    runs = [r for rate, values in losses.items() for r in series("A", "final_eval", values, learning_rate=rate)]
+    chosen = {r.seed: r.learning_rate for r in at_best_rate(runs, "final_eval")}
+    assert chosen[0] == 1e-3
+    assert chosen[1] == 1e-2  # seeds 0 and 2: 0.75 against 0.55
+    runs += [r for rate in losses for r in series("B", "final_eval", [0.1, 0.1, 0.1], learning_rate=rate)]
+    judged = compares(at_best="final_eval").judge(runs, Paper())
+    assert judged.value == pytest.approx(np.mean([0.1 - 1.0, 0.1 - 0.9, 0.1 - 0.9]))
+
+
+def rebounds(**more: Any) -> Any:
+    return rule(rule="rebounds", variant="A", **more)
+
+
+def runs_of(variant: str, p: list[float], **more: Any) -> list[Any]:
+    return [record(variant, s, p_value=v, q_value=v, rise=1 - v, **more) for s, v in enumerate(p)]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "options", "verdict"),
+    [
+        ([0.01, 0.02], [], {}, "confirmed"),
+        ([0.4, 0.6], [], {}, "not confirmed"),
+        ([], [], {}, "undecided"),
+        ([0.01, 0.02], [0.5, 0.5], {"expect": False, "against": "B"}, "contradicted"),
+        ([0.5, 0.5], [0.01, 0.01], {"expect": False, "against": "B"}, "confirmed"),
+        ([0.5, 0.5], [0.5, 0.5], {"expect": False, "against": "B"}, "undecided"),
+        ([0.5, 0.5], [], {"expect": False}, "undecided"),
+    ],
+)
+def test_rebounds(own: list[float], other: list[float], options: dict, verdict: str) -> None:
+    runs = runs_of("A", own) + runs_of("B", other)
+    assert rebounds(**options).judge(runs, Paper()).verdict == verdict
+
+
+def test_cells_share_the_level() -> None:
+    # Of 20 cells one has p = 0.01, which q-values over the cells (0.2) do not let pass.
+    runs = [r for rank in range(1, 21) for r in runs_of("A", [0.01 if rank == 7 else 0.9], rank=rank)]
+    judged = rebounds().judge(runs, Paper())
+    assert judged.verdict == "not confirmed"
+    assert "most surely at rank 7" in judged.sentence
+    assert rebounds(where={"rank": 7}).judge(runs, Paper()).verdict == "confirmed"
+
+
+def test_grows() -> None:
+    grows = rule(rule="grows", variant="A", axis="rank")
+    runs = [record("A", s, rank=r, rise=0.1 * math.log2(r) + 0.01 * s) for s in range(6) for r in (4, 8, 16)]
+    judged = grows.judge(runs, Paper())
+    assert judged.verdict == "confirmed"
+    assert judged.value == pytest.approx(0.1)
+    assert grows.judge([r for r in runs if r.rank != 4], Paper()).verdict == "undecided"
+    falling = [record("A", s, rank=r, rise=-0.1 * math.log2(r)) for s in range(6) for r in (4, 8, 16)]
+    assert grows.judge(falling, Paper()).verdict == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("first", "verdict"),
+    [([1.1, 1.2], "confirmed"), ([1.5, 1.6], "contradicted"), ([1.1, 1.6], "undecided")],
+)
+def test_ratio(first: list[float], verdict: str) -> None:
+    runs = series("A", "seconds", [1.0, 1.0]) + series("B", "seconds", first)
+    judged = rule(rule="ratio", first="B", second="A", measure="seconds", paper_value=1.184).judge(runs, Paper())
+    assert judged.verdict == verdict
+    assert judged.value == pytest.approx(np.mean(first))
+
+
+def test_peak_memory_is_the_devices_where_there_is_one() -> None:
+    assert record(memory={"rss": 7, "cuda": 5}).measure("peak_memory") == 5
+    assert record(memory={"rss": 7}).measure("peak_memory") == 7
+    assert math.isnan(record().measure("peak_memory"))
+
+
+def curve(seed: int, bump: float, end: float) -> tuple[tuple[int, float], ...]:
+    """Falls from 2 to 1, with a bump at the second evaluation and a rise at the end; seeds differ by a constant."""
+    values = [2.0, 2.0 + bump, 1.5, 1.2, 1.0, 1.0 + end]
+    return tuple((10 * i, v + 0.1 * seed) for i, v in enumerate(values))
+
+
+@pytest.mark.parametrize(
+    ("bump", "end", "early", "late"),
+    [(0.3, 0.2, "confirmed", "confirmed"), (-0.3, -0.2, "contradicted", "contradicted")],
+)
+def test_rises(bump: float, end: float, early: str, late: str) -> None:
+    runs = [record("A", s, curve=curve(s, bump, end)) for s in range(6)]
+    for part, verdict, value in (("early", early, bump), ("late", late, end)):
+        judged = rule(rule="rises", variant="A", part=part).judge(runs, Paper())
+        assert (judged.verdict, judged.value) == (verdict, pytest.approx(value))
+        assert rule(rule="rises", variant="A", part=part).judge(runs[:1], Paper()).verdict == "undecided"
+
+
+@pytest.mark.parametrize("part", ["early", "late"])
+def test_noise_alone_does_not_rise(part: str) -> None:
+    """White noise about a constant: every seed's own minimum lies below its end."""
+    rng = np.random.default_rng(0)
+    rises = rule(rule="rises", variant="A", part=part)
+    noise = rng.standard_normal((300, 6, 40)).tolist()
+    found = [
+        rises.judge([record("A", s, curve=tuple(enumerate(row))) for s, row in enumerate(rows)], Paper())
+        for rows in noise
+    ]
+    values = np.array([one.value for one in found])
+    assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
+    # 2 · up ≤ 0.05 with 64 patterns is one in 64: 4.7 of 300, and 4 standard deviations above.
+    assert sum(one.verdict == "confirmed" for one in found) <= 13
+    assert not any(one.verdict == "contradicted" for one in found)
+
+
+def test_ties() -> None:
+    runs = [r for name, score in (("A", 80.0), ("B", 81.5)) for r in series(name, "score", [score, score + 0.1])]
+    ties = rule(rule="ties", measure="score", within=2.0, by="score")
+    assert ties.judge(runs, Paper()).verdict == "confirmed"
+    judged = rule(rule="ties", measure="score", within=1.0, by="score").judge(runs, Paper())
+    assert (judged.verdict, judged.value) == ("not confirmed", pytest.approx(1.5))
+    assert ties.judge(runs[:2], Paper()).verdict == "undecided"
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(1, "confirmed"), (-1, "contradicted")])
+def test_correlates(slope: int, verdict: str) -> None:
+    runs = [record(f"V{i}", 0, gap=float(slope * i), width=float(i)) for i in range(10)]
+    correlates = rule(rule="correlates", x="width", y="gap", expect="positive")
+    judged = correlates.judge(runs, Paper())
+    assert (judged.verdict, judged.value) == (verdict, pytest.approx(slope))
+    assert correlates.judge(runs[:7], Paper()).verdict == "undecided"
+
+
+PAPER = tuple(PaperValue(variant=f"V{i}", task="cola", value=70.0 + i, sd=0.5) for i in range(8))
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "confirmed"), (-1, "contradicted")])
+def test_order(sign: int, verdict: str) -> None:
+    runs = [record(f"V{i}", 0, score=50.0 + sign * i) for i in range(8)]
+    judged = rule(rule="order").judge(runs, Paper(PAPER))
+    assert (judged.verdict, judged.value) == (verdict, pytest.approx(sign))
+    assert rule(rule="order").judge(runs[:4], Paper(PAPER)).verdict == "undecided"
+    level = [record(f"V{i}", 0, score=50.0) for i in range(8)]
+    assert rule(rule="order").judge(level, Paper(PAPER)).verdict == "not confirmed"
+
+
+def test_best() -> None:
+    runs = [r for i in range(3) for r in series(f"V{i}", "score", [50.0 + i + 0.01 * s for s in range(6)])]
+    judged = rule(rule="best", variant="V2").judge(runs, Paper())
+    assert (judged.verdict, judged.value) == ("confirmed", pytest.approx(1.0))
+    judged = rule(rule="best", variant="V0").judge(runs, Paper())
+    assert judged.verdict == "contradicted"
+    assert "is number 3 of 3; the best other is V2" in judged.sentence
+    assert rule(rule="best", variant="V0").judge(runs[:6], Paper()).verdict == "undecided"
+
+
+def test_numbers_at_another_scale_are_not_judged() -> None:
+    runs = series("V1", "score", [71.0, 71.2]) + series("V5", "score", [60.0, 60.2])
+    small = {name: judged for name, _, judged in score_rows(runs, Paper(PAPER))}
+    assert {judged.verdict for judged in small.values()} == {"not comparable"}
+    whole = {name: judged for name, _, judged in score_rows(runs, Paper(PAPER, same_scale=True))}
+    assert {name: judged.verdict for name, judged in whole.items()} == {"V1": "confirmed", "V5": "contradicted"}
+
+
+def test_every_verdict_is_explained() -> None:
+    assert set(VERDICTS) == {"confirmed", "not confirmed", "contradicted", "undecided", "not comparable"}
+
+
+def test_unknown_measures_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"measure: 'final_evl' is not known.*Did you mean 'final_eval'"):
+        compares(measure="final_evl")

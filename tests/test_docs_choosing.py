@@ -1,0 +1,49 @@
+"""docs/choosing.md: its commands run, its experiments hold every method, and its tables are those of the results."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from landscape.cli import app
+from landscape.config import read_yaml
+from landscape.config.sweep import SweepConfig
+from landscape.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/choosing.md").read_text()
+TABLE_1 = {"full", "lora", "dora", "adalora", "pissa", "rslora", "lora-plus", "lora-ga", "lora-pro", "ggpo", "mgpo"}
+
+
+def cells(name: str) -> list:
+    return SweepConfig.parse(read_yaml(ROOT / "experiments" / f"{name}.yaml")).expand()
+
+
+@pytest.mark.parametrize(("name", "methods"), [("methods-tiny", set(METHODS)), ("methods-minilm", TABLE_1)])
+def test_the_experiments_hold_every_method_alike(name: str, methods: set[str]) -> None:
+    found = cells(name)
+    assert {cell.method for cell in found} == methods
+    for method in methods:
+        own = [cell for cell in found if cell.method == method]
+        rates = {cell.learning_rate for cell in own}
+        assert len(rates) >= 2
+        assert {(cell.seed, cell.learning_rate) for cell in own} == {(s, r) for s in (0, 1) for r in rates}
+    assert f"{len(found)} runs" in (ROOT / "experiments" / f"{name}.yaml").read_text()
+
+
+def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    lines = [line for block in re.findall(r"^```\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()]
+    assert len(lines) >= 2
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        result = CliRunner().invoke(app, arguments)
+        assert (program, result.exit_code) == ("landscape", 0), f"{line}\n{result.output}\n{result.exception!r}"
+    assert (tmp_path / "out/figures/methods.png").stat().st_size > 10_000
+    assert len(pd.read_csv(tmp_path / "out/figures/methods.csv")) > 10

@@ -1,0 +1,51 @@
+"""The training benchmark times every registered method, each as the trainer runs it, and pairs times by round."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from landscape.methods import METHODS
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
+ARGUMENTS = argparse.Namespace(
+    model="tiny", shapes=None, dtype="float32", device="cpu", rank=4, batch=2, length=12, accumulation=1, steps=3
+)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_training", BENCHMARKS / "training.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def test_every_method_is_a_variant_held_against_lora(benchmark):
+    assert {*benchmark.EVERY_METHOD, "lora"} == set(METHODS)
+    assert {name for name, over in benchmark.GOALS if over == "lora"} >= set(benchmark.EVERY_METHOD)
+
+
+@pytest.mark.parametrize("name", ["sam", "lora-ga", "lora-pro", "mgpo"])
+def test_steps_of_rules_initializations_optimizers_and_perturbations_are_timed(benchmark, name):
+    seconds = benchmark.make_stepper(ARGUMENTS, name)(3)
+    assert len(seconds) == 2  # from one step's record to the next
+    assert all(value > 0 for value in seconds)
+
+
+def test_ratios_are_of_one_round(benchmark):
+    seconds = {"lora": [1.0, 2.0, 4.0], "sam": [2.0, 5.0, 8.8], "noise draw": [0.1, 0.1, 0.1]}
+    (row,) = benchmark.ratios(seconds)
+    assert (row["variant"], row["over"], row["goal"]) == ("sam", "lora", None)
+    assert row["ratio"] == pytest.approx(2.2)
+    assert row["range"] == pytest.approx([2.0, 2.5])
