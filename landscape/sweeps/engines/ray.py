@@ -193,7 +193,6 @@ class _Actor:
 def _import_ray() -> Any:
     try:
         import ray
-        import ray.exceptions
     except ImportError:
         raise UsageError("engine: ray is not installed: pip install 'lora-landscape[ray]'") from None
     return ray
