@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISLNK
 from typing import Any
 
 import yaml
@@ -140,15 +141,19 @@ class RunIndex:
 
     def stamps(self, run_id: str) -> tuple[Stamp, ...]:
         """What changes when the run's config, status or metrics do."""
-        return _stamps(self.store.path / "runs" / run_id)
+        return _looked_at(_files(str(self.store.path / "runs" / run_id)))[0]
 
     def _row(self, name: str) -> tuple[tuple[Stamp, ...], RunRow] | None:
-        folder = self.store.path / "runs" / name
+        place = f"{self.store.path}/runs/{name}"
         old = self._known.get(name)
-        stamps = _stamps(folder)
+        files = _files(place)
+        stamps, linked = _looked_at(files)
         if stamps[0] is None or name.startswith("."):
             return None
-        if away := next((path for path in (folder, *_files(folder)) if leads_outside(path, self._root)), None):
+        if old is not None and old[0] == stamps and not linked and not os.path.islink(place):
+            return old
+        folder = Path(place)
+        if away := next((p for p in (folder, *map(Path, files)) if leads_outside(p, self._root)), None):
             return stamps, RunRow(name, {}, None, problem=f"{away} leads out of the store and is not read")
         if old is not None and old[0] == stamps:
             return old
@@ -185,34 +190,43 @@ def _order(row: RunRow) -> tuple[int, str]:
 
 def leads_outside(path: Path, root: Path) -> bool:
     """Whether this is a link to something that does not lie below the (resolved) root."""
-    return path.is_symlink() and not path.resolve().is_relative_to(root)
-
-
-def _files(folder: Path) -> tuple[Path, ...]:
-    """Config, status, compacted metrics, and the metrics of the newest attempt."""
-    metrics = _newest_attempt(folder) / METRICS_FILE
-    return folder / CONFIG_FILE, folder / STATUS_FILE, folder / PARQUET_FILE, metrics
-
-
-def _stamps(folder: Path) -> tuple[Stamp, ...]:
-    return tuple(map(_stamp, _files(folder)))
-
-
-def _newest_attempt(folder: Path) -> Path:
-    """By number; nearly always the first, which needs no listing."""
-    attempts = folder / "attempts"
-    if not (attempts / "2").exists():
-        return attempts / "1"
-    numbers = [int(entry.name) for entry in os.scandir(attempts) if entry.name.isdigit()]
-    return attempts / str(max(numbers, default=1))
-
-
-def _stamp(path: Path) -> Stamp:
     try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+        return path.is_symlink() and not path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads in a circle
+        return True
+
+
+def _files(folder: str) -> tuple[str, ...]:
+    """Config, status, compacted metrics, and the metrics of the newest attempt.
+
+    Strings, as paths would take longer to make than the files to look at, a thousand runs every few seconds.
+    """
+    newest = _newest_attempt(f"{folder}/attempts")
+    return f"{folder}/{CONFIG_FILE}", f"{folder}/{STATUS_FILE}", f"{folder}/{PARQUET_FILE}", f"{newest}/{METRICS_FILE}"
+
+
+def _looked_at(files: Iterable[str]) -> tuple[tuple[Stamp, ...], bool]:
+    """Time and size of each file, and whether one is a link."""
+    stamps: list[Stamp] = []
+    linked = False
+    for path in files:
+        try:
+            status = os.lstat(path)
+            if S_ISLNK(status.st_mode):
+                status, linked = os.stat(path), True
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((status.st_mtime_ns, status.st_size))
+    return tuple(stamps), linked
+
+
+def _newest_attempt(attempts: str) -> str:
+    """By number; nearly always the first, which needs no listing."""
+    if not os.path.exists(f"{attempts}/2"):
+        return f"{attempts}/1"
+    numbers = [int(entry.name) for entry in os.scandir(attempts) if entry.name.isdigit()]
+    return f"{attempts}/{max(numbers, default=1)}"
 
 
 def _read(run: Run, config: Mapping[str, Any] | None) -> RunRow:
@@ -335,7 +349,7 @@ def _number(value: Any) -> float | None:
     """What a line holds, with NaN and infinities spelled out, as a float."""
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from landscape.episodes import Episode, detect_episodes
+from landscape.episodes.columns import kind_of, takes_logarithm
 from landscape.episodes.sentences import curve_verdict
 from landscape.errors import LandscapeError
 from landscape.importers import Log, LogCurve, read_log
@@ -30,6 +31,7 @@ class Examined:
     curve: LogCurve | None
     episodes: tuple[Episode, ...]
     reason: str = ""
+    logarithm: bool = False
 
 
 def read_upload(name: str, content: bytes) -> Log:
@@ -54,14 +56,16 @@ def examine(log: Log, column: str, warmup: float, alpha: float, seed: int = 0) -
     for run, name in log.select(column)[:MOST_CURVES]:
         try:
             curve = run.curve(name)
+            logarithm = takes_logarithm(name, curve.values)
             episodes = detect_episodes(
                 curve.steps, curve.values, warmup, alpha, seed, curve.learning_rate, curve.epoch_steps,
-                curve.resume_steps, curve.standard_errors,
+                curve.resume_steps, curve.standard_errors, kind=kind_of(name),
+                logarithm=logarithm,
             )  # fmt: skip
         except LandscapeError as error:
             tested.append(Examined(run.name, name, None, (), str(error)))
             continue
-        tested.append(Examined(run.name, name, curve, tuple(episodes)))
+        tested.append(Examined(run.name, name, curve, tuple(episodes), logarithm=logarithm))
     return tested
 
 
@@ -70,7 +74,8 @@ def sentence(one: Examined, alpha: float) -> str:
     if one.curve is None:
         return f"Not tested: {one.reason}"
     said = curve_verdict(one.episodes, one.curve.values, alpha)
-    return f"{said[0].upper()}{said[1:]}."
+    which = " Tested was the logarithm; amplitudes are log ratios." if one.logarithm else ""
+    return f"{said[0].upper()}{said[1:]}.{which}"
 
 
 def episode_table(tested: Sequence[Examined]) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def pareto(rows: Sequence[RunRow], cost: str, score: Score = _LOSSES["eval"]) ->
     kind = COSTS[cost]
     found = [(kind.of(row), score.of(row), row) for row in rows]
     known = [
-        (float(x), float(y), str(row.config.get("method")))
+        (float(x), float(y), method_of(row.config))
         for x, y, row in found
         if x and y is not None and math.isfinite(x) and math.isfinite(y)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from landscape.plots.curves import Trace
 from landscape.plots.data import format_rate, group
 from landscape.plots.episode_grid import episode_outcomes
 from landscape.plots.style import method_order, method_style
+from landscape.plots.summary import RunSummary
 from landscape.plots.tiles import Tile, Tiles
 
 THIN_TO = 2000
@@ -33,6 +35,12 @@ class Measure:
     small_is_dark: bool = False
 
 
+@lru_cache(maxsize=2000)
+def _summary(run: RunData) -> RunSummary:
+    """Each run's once: a page of a thousand asks for them whenever something is pressed."""
+    return summarize(run)
+
+
 def _episode(run: RunData, column: str) -> float:
     table = run.episodes
     if table is None or not {"column", column} <= set(table) or not len(table):
@@ -42,7 +50,7 @@ def _episode(run: RunData, column: str) -> float:
 
 
 def _sharpness(run: RunData) -> float:
-    peaks = {peak.space: peak.highest for peak in summarize(run).peaks}
+    peaks = {peak.space: peak.highest for peak in _summary(run).peaks}
     return peaks.get("adapter", math.nan)
 
 
@@ -56,10 +64,10 @@ MEASURES: dict[str, Measure] = {
         "How surprising the run's clearest rebound is if the loss only fell, up to noise. Small: a rebound.", True,
     ),
     "eval": Measure(
-        "eval loss", lambda run: summarize(run).held_out.value, "Last loss on held-out examples, nats/token."
+        "eval loss", lambda run: _summary(run).held_out.value, "Last loss on held-out examples, nats/token."
     ),
     "gap": Measure(
-        "gap", lambda run: summarize(run).gap.value, "Last eval loss minus probe loss, nats/token."
+        "gap", lambda run: _summary(run).gap.value, "Last eval loss minus probe loss, nats/token."
     ),
     "lambda_max": Measure("highest λmax", _sharpness, "Highest sharpness measured along the run, adapter space."),
 }  # fmt: skip
@@ -76,7 +84,7 @@ def heat_map(runs: Sequence[RunData], measure: str) -> CurveSet:
     ranks = sorted({cell.rank for cell in cells if cell.rank is not None}) or [0]
     values = {cell: _mean([kind.of(run) for run in own]) for cell, own in cells.items()}
     losses = {
-        cell: _mean([summarize(run).held_out.value for run in own])
+        cell: _mean([_summary(run).held_out.value for run in own])
         for cell, own in cells.items()
         if all(run.state != "diverged" for run in own)
     }

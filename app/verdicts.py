@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from landscape.errors import StoreError, UsageError
+from landscape.reproduction import read_results
 from landscape.resources import folder
 
 FILE = "reproduction.csv"
@@ -21,7 +23,36 @@ COLUMNS = {
     "scale": "model, task, steps and seeds of ours",
     "verdict": "agrees, differs or not comparable, in plain words",
 }
+SYMBOLS = {"confirmed": "✓", "not confirmed": "–", "contradicted": "✕", "undecided": "?", "not comparable": "≠"}
+"""Verdicts told apart without color."""
 MOST_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One of the results that ship with the toolkit: its scale, what was run in words, and its figure, if any."""
+
+    scale: str
+    about: str
+    picture: Path | None
+
+
+def packed_results() -> dict[str, list[Packed]]:
+    """By experiment. None where an installation has no results.
+
+    Raises:
+        StoreError: one of the files is damaged.
+    """
+    with contextlib.suppress(UsageError):
+        results = folder("experiments") / "results"
+        found: dict[str, list[Packed]] = {}
+        for result in read_results(results) if results.is_dir() else ():
+            picture = results / f"{result.experiment}-{result.scale}.png"
+            about = " ".join(f"{result.about} {result.sentence()}.".split())
+            kept = picture if picture.name in result.figures and picture.is_file() else None
+            found.setdefault(result.experiment, []).append(Packed(result.scale, about, kept))
+        return found
+    return {}
 
 
 def find_table(store: Path) -> Path | None:

@@ -148,6 +148,55 @@ def test_verdicts(tmp_path: Path, values: np.ndarray, verdict: str) -> None:
     assert verdict in payload(result)["curves"][0]["verdict"]
 
 
+def test_gradient_norms_are_tested_as_logarithms(tmp_path: Path) -> None:
+    norms = np.exp(0.3 * np.random.default_rng(1).normal(size=len(STEPS)) + 3 * (rebound() - 1))
+    path = csv(tmp_path, **{"train/grad_norm": norms})
+    curve = payload(invoke("detect", path, "--column", "grad_norm", "--json"))["curves"][0]
+    assert (curve["tested_curve"], curve["kind"], curve["count"]) == ("logarithm", "steps", 1)
+    assert curve["episodes"][0]["tested_curve"] == "logarithm"
+    assert curve["episodes"][0]["amplitude"] == pytest.approx(3 * 0.4, rel=0.4)
+    printed = invoke("detect", path, "--column", "grad_norm").stdout
+    assert "tested: the logarithm; amplitudes are log ratios" in printed
+    plain = payload(invoke("detect", path, "--column", "grad_norm", "--no-log", "--json"))["curves"][0]
+    assert plain["tested_curve"] == "raw"
+    assert plain["episodes"][0]["amplitude"] > 1.5 * 1.2
+    path = csv(tmp_path, loss=rebound())
+    assert payload(invoke("detect", path, "--log", "--json"))["curves"][0]["tested_curve"] == "logarithm"
+    assert "tested:" not in invoke("detect", path).stdout
+
+
+def test_what_has_no_logarithm_is_tested_as_it_is_unless_asked_for(tmp_path: Path) -> None:
+    path = csv(tmp_path, grad_norm=np.where(STEPS == 7, 0, smooth()))
+    result = invoke("detect", path, "--column", "grad_norm")
+    assert result.exit_code == 0
+    assert "tested: the values as they are: not all are above 0" in result.stdout
+    asked = invoke("detect", path, "--column", "grad_norm", "--log")
+    assert asked.exit_code == 2
+    assert "logarithm: 0 at step 7 has none; only values above 0 do." in asked.stderr
+
+
+def test_evaluations_are_tested_as_such(tmp_path: Path) -> None:
+    at = np.arange(40)
+    noise = 0.05 * np.random.default_rng(3).normal(size=40)
+    values = 1 + np.exp(-at / 6) + 0.4 * np.clip(1 - np.abs(at - 22) / 6, 0, None) + noise
+    path = csv(tmp_path, eval_loss=values, eval_loss_stderr=np.full(40, 0.2))
+    curve = payload(invoke("detect", path, "--column", "eval_loss", "--json"))["curves"][0]
+    assert (curve["kind"], curve["count"], curve["standard_errors"]) == ("evaluation", 1, True)
+    assert (
+        "tested: as evaluations: few points, of nearly white noise"
+        in invoke("detect", path, "--column", "eval_loss").stdout
+    )
+    steps = payload(invoke("detect", path, "--column", "eval_loss", "--kind", "steps", "--json"))["curves"][0]
+    assert (steps["kind"], steps["count"]) == ("steps", 0)
+
+
+def test_a_rise_that_goes_on_after_the_warmup_counts(tmp_path: Path) -> None:
+    path = csv(tmp_path, loss=rebound())
+    result = invoke("detect", path, "--warmup", 218)
+    assert "1 episode at p = " in result.stdout
+    assert "(within the warm-up) to" in result.stdout
+
+
 @pytest.mark.parametrize("kind", ["png", "svg", "html"])
 def test_figure(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"out.{kind}"
@@ -176,6 +225,8 @@ def test_json_and_figure_in_one_call(tmp_path: Path) -> None:
         (["--run", "lag"], "--run: 'lag' is not known; allowed: log. Did you mean 'log'?"),
         (["--control", "base"], "--control: 'base' is not known; allowed: loss."),
         (["--alpha", "1.5"], "--alpha: 1.5 must lie between 0 and 1."),
+        (["--kind", "step"], "--kind: 'step' is not known; allowed: evaluation, steps. Did you mean 'steps'?"),
+        (["--log", "--control", "loss"], "--log: difficulty adds to a loss, and so to no logarithm"),
         (["-o", "x.bmp"], "--output: 'bmp' is not known; allowed: html, json, pdf, png, svg."),
         (["-o", "x.svg", "-o", "nowhere/x.json"], "--output: no folder nowhere."),
     ],

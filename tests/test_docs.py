@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,11 @@ def test_the_commands_on_sweeps_run(tmp_path, monkeypatch):
         result = CliRunner().invoke(app, shlex.split(line)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
     assert "4 runs: 4 done" in CliRunner().invoke(app, ["status", "out/sweep"]).output
+    (benchmark,) = blocks("docs/sweeps.md", "console")
+    _, script, *_ = shlex.split(benchmark)
+    options = ["--runs", "1", "--kills", "0", "--engines", "inline"]
+    done = subprocess.run([sys.executable, ROOT / script, *options], capture_output=True, text=True, check=True)
+    assert "for 1 runs" in done.stdout
     (recipe,) = blocks("docs/sweeps.md", "sh")
     (pods, cloud) = (yaml.safe_load(block) for block in blocks("docs/sweeps.md", "yaml"))
     started = [

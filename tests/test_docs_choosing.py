@@ -14,26 +14,35 @@ from landscape.cli import app
 from landscape.config import read_yaml
 from landscape.config.sweep import SweepConfig
 from landscape.methods import METHODS
+from landscape.reproduction import load_experiment
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/choosing.md").read_text()
 TABLE_1 = {"full", "lora", "dora", "adalora", "pissa", "rslora", "lora-plus", "lora-ga", "lora-pro", "ggpo", "mgpo"}
 
 
-def cells(name: str) -> list:
-    return SweepConfig.parse(read_yaml(ROOT / "experiments" / f"{name}.yaml")).expand()
-
-
-@pytest.mark.parametrize(("name", "methods"), [("methods-tiny", set(METHODS)), ("methods-minilm", TABLE_1)])
-def test_the_experiments_hold_every_method_alike(name: str, methods: set[str]) -> None:
-    found = cells(name)
-    assert {cell.method for cell in found} == methods
-    for method in methods:
+def test_the_experiment_holds_every_method_alike() -> None:
+    path = ROOT / "experiments/methods-tiny.yaml"
+    found = SweepConfig.parse(read_yaml(path)).expand()
+    assert {cell.method for cell in found} == set(METHODS)
+    for method in METHODS:
         own = [cell for cell in found if cell.method == method]
         rates = {cell.learning_rate for cell in own}
         assert len(rates) >= 2
         assert {(cell.seed, cell.learning_rate) for cell in own} == {(s, r) for s in (0, 1) for r in rates}
-    assert f"{len(found)} runs" in (ROOT / "experiments" / f"{name}.yaml").read_text()
+    assert f"{len(found)} runs" in path.read_text()
+
+
+def test_the_rows_of_table_1_are_one_experiment() -> None:
+    cells = [cell for name in ("ggpo-table1", "mgpo-table1") for cell in load_experiment(name).cells("cpu")]
+    seeds = {(cell.config.method, cell.config.seed) for cell in cells if cell.config.task == "mrpc"}
+    assert seeds == {(method, seed) for method in TABLE_1 for seed in (0, 1)}
+
+
+def test_the_figures_hold_every_method_twice() -> None:
+    for name, count in (("methods-tiny", len(METHODS)), ("methods-minilm", len(TABLE_1))):
+        table = pd.read_csv(ROOT / "docs/images" / f"{name}.csv").dropna(subset=["value"])
+        assert (table["method"].nunique(), set(table["n"])) == (count, {2}), name
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ SCRIPTS = {
     "figures": {"figures", "plots", "reproduction", "store", "resources", "errors"},
     "app": {
         *("analysis", "config", "episodes", "errors", "figures", "importers"),
-        *("plots", "report", "resources", "store", "sweeps"),
+        *("plots", "report", "reproduction", "resources", "store", "sweeps"),
     },
 }
 

@@ -73,7 +73,7 @@ def _draw(context: Context, view: CurveView, live: bool) -> None:
         return
     if left_out:
         st.info(left_out, icon=":material/filter_alt:")
-    runs = [context.reader.data(row) for row in chosen]
+    runs = context.reader.several(chosen)
     warn([*context.unreadable, *problem_lines(runs)])
     figure = curve_figure(runs, view)
     if not figure.members:

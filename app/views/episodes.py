@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -19,7 +20,7 @@ from app.run_figures import label
 from app.sweep_figures import MEASURES, comparable, comparison_table, heat_map
 from landscape.errors import StoreError
 from landscape.figures import FIGURES
-from landscape.plots import RunData
+from landscape.plots import Choice, RunData
 from landscape.plots.episodes import MarkedCurve, episode_curves
 
 _ABOUT = (
@@ -41,17 +42,18 @@ def show(context: Context) -> None:
         if not started:
             nothing_to_show(context, "None of these runs has started yet.", "landscape status STORE")
         return
-    runs = [context.reader.data(row, steps=False) for row in tested]
+    with st.spinner(f"Reading the tables of {len(tested)} runs", show_time=True):
+        runs = context.reader.several(tested, steps=False)
     warn([*context.unreadable, *problem_lines(runs)])
     runs = [run for run in runs if run.episodes is not None]
     with section("Rebounds", "One line a candidate. It counts when its q-value, adjusted for the number of runs "
                  "tested, is at most 0.05."):  # fmt: skip
         _table(context, tested, runs)
     with section("Over ranks and learning rates"):
-        _grid(runs)
+        _grid(comparable(runs))
     with section("Methods compared", "On the same seeds two methods see the same batches, so their difference is "
                  "tested by flipping its signs, seed by seed: no assumption about its distribution."):  # fmt: skip
-        _compare(runs)
+        _compare(runs, comparable(runs))
 
 
 def _ask(context: Context, started: int, tested: int) -> None:
@@ -106,8 +108,10 @@ def episode_rows(runs: Sequence[RunData], names: dict[str, str]) -> pd.DataFrame
     frames = []
     for run in runs:
         assert run.episodes is not None
-        frames.append(run.episodes.assign(id=run.run_id, run=names[run.run_id]))
+        frames.append(run.episodes)
     table = pd.concat(frames, ignore_index=True)
+    table["id"] = ids = np.repeat([run.run_id for run in runs], [len(frame) for frame in frames])
+    table["run"] = [names[run_id] for run_id in ids]
     table["flags"] = table["flags"].map(lambda value: value if isinstance(value, str) else "")
     return table.sort_values(["p_value", "amplitude_noise"], ascending=[True, False], kind="stable")
 
@@ -137,21 +141,20 @@ class _Mark:
         self.flags = tuple(filter(None, str(row["flags"] or "").split(",")))
 
 
-def _grid(runs: Sequence[RunData]) -> None:
+def _grid(choice: Choice) -> None:
     measure = choose(
         st, "segmented_control", "Show", list(MEASURES), "measure", required=True,
         format_func=lambda key: MEASURES[key].label,
         help="\n".join(f"- **{m.label}**: {m.help}" for m in MEASURES.values()),
     )  # fmt: skip
-    figure = heat_map(list(comparable(runs).runs), measure)
+    figure = heat_map(choice.runs, measure)
     if figure.panels:
         draw(figure, f"grid-{measure}", heading=False)
     else:
         st.caption("None of these runs has this number yet.")
 
 
-def _compare(runs: Sequence[RunData]) -> None:
-    choice = comparable(runs)
+def _compare(runs: Sequence[RunData], choice: Choice) -> None:
     table = comparison_table(choice.runs, "loss_clean", 0.05)
     if not len(table):
         st.caption("There is nothing to compare: one method, or methods that share no seed at one setting.")

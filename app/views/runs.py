@@ -16,9 +16,11 @@ from app.index import RunRow, differing_keys
 from app.links import choose, linked_rows, tell_rows
 from app.reader import newest
 from app.run_figures import COSTS, known_costs, label, pareto, scores
+from landscape.plots.data import method_of
 from landscape.report.page import duration
 
 ALWAYS = ("method", "rank", "learning_rate", "seed")
+_COSTS = {"time": "time in steps", "wall": "wall time", "memory": "peak memory", "gpu": "GPU memory", "rank": "rank"}
 MOST_RUNNING = 8
 MOST_REPORTED = 200
 
@@ -90,16 +92,41 @@ def _table(context: Context) -> None:
     if group:
         show_table(grouped(rows, group), "groups", f"Runs grouped by {group}")
         return
-    keys = [*ALWAYS, *(key for key in differing if key not in ALWAYS)]
+    keys, implied = telling(rows, [*ALWAYS, *(key for key in differing if key not in (*ALWAYS, "adapter"))])
     event = show_table(
         table(rows, keys), "runs", "Runs with state, progress and last losses",
-        "Tick runs at the left to compare or open them. A click on a heading sorts.", on_select="rerun",
+        "Tick runs at the left to compare or open them. A click on a heading sorts." + _implied_note(implied),
+        on_select="rerun",
         selection_mode="multi-row", selection_default=linked_rows("table-runs", "chosen", [row.id for row in rows]),
         column_config=_columns(), height=min(440, 38 + 35 * len(rows)),
     )  # fmt: skip
     chosen = [rows[index] for index in event["selection"]["rows"] if index < len(rows)]
     tell_rows("chosen", [row.id for row in chosen])
     _chosen(chosen)
+
+
+def telling(rows: Sequence[RunRow], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of some settings those that say something new, and those that go with one before them, as alpha with the rank."""
+    kept: dict[str, list[int]] = {}
+    implied = []
+    for key in keys:
+        values = [repr(_setting(row, key)) for row in rows]
+        order = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        parts = [order[value] for value in values]
+        if key not in ALWAYS and parts in kept.values():
+            implied.append(key)
+        else:
+            kept[key] = parts
+    return list(kept), implied
+
+
+def _setting(row: RunRow, key: str) -> Any:
+    """Of the method, the whole name: `mgpo-dora`."""
+    return method_of(row.config) if key == "method" and row.config else row.config.get(key)
+
+
+def _implied_note(keys: Sequence[str]) -> str:
+    return f" Not shown, as they go with another setting: {', '.join(keys)}." if keys else ""
 
 
 def _columns() -> dict[str, Any]:
@@ -110,7 +137,8 @@ def _columns() -> dict[str, Any]:
         "eval": column.NumberColumn("eval loss", format="%.4f", help="The last on held-out examples, nats a token."),
         "se": column.NumberColumn("± se", format="%.4f", help="Standard error of the eval loss over examples."),
         "seconds": column.NumberColumn("wall time, s", format="%.0f", help="First start to last stop."),
-        "learning_rate": column.NumberColumn("lr", format="%.2g", help="Peak learning rate."),
+        "learning_rate": column.NumberColumn("lr", format="%.6g", help="Peak learning rate."),
+        "method": column.TextColumn("method", help="The method, and the adapter below it where it has one of its own."),
         "error": column.TextColumn("what went wrong", width="medium"),
         "run": column.TextColumn("run", width="medium"),
     }
@@ -122,7 +150,7 @@ def table(rows: Sequence[RunRow], keys: Sequence[str]) -> pd.DataFrame:
     made = pd.DataFrame(
         {
             "state": [f"{SYMBOLS[row.state]} {row.state}" for row in rows],
-            **{key: [row.config.get(key) for row in rows] for key in plain_keys},
+            **{key: [_setting(row, key) for row in rows] for key in plain_keys},
             "progress": [row.progress for row in rows],
             "step": [row.step for row in rows],
             "loss": [row.tail.loss for row in rows],
@@ -139,10 +167,10 @@ def table(rows: Sequence[RunRow], keys: Sequence[str]) -> pd.DataFrame:
 
 def grouped(rows: Sequence[RunRow], key: str) -> pd.DataFrame:
     """One line a value of a setting: how many runs in which state, and the finished ones' eval loss."""
-    values = {_spell(row.config.get(key)): row.config.get(key) for row in rows}
+    values = {_spell(_setting(row, key)): _setting(row, key) for row in rows}
     lines = []
     for name in sorted(values, key=lambda name: _sort_key(values[name])):
-        own = [row for row in rows if _spell(row.config.get(key)) == name]
+        own = [row for row in rows if _spell(_setting(row, key)) == name]
         losses = [row.tail.eval_loss for row in own if row.state == "done" and row.tail.eval_loss is not None]
         finite = [loss for loss in losses if np.isfinite(loss)]
         scored = [(row.tail.eval_loss, row.id, row) for row in own if row.tail.eval_loss in finite]
@@ -200,7 +228,7 @@ def _pareto(context: Context) -> None:
     )  # fmt: skip
     cost = choose(
         right, "segmented_control", "Cost", costs, "cost", required=True,
-        format_func=lambda key: COSTS[key].axis.split(",")[0],
+        format_func=_COSTS.__getitem__,
         help=" ".join(f"**{COSTS[key].axis}**: {COSTS[key].help}" for key in costs),
     )  # fmt: skip
     figure = pareto(rows, cost, offered[name])

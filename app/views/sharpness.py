@@ -78,7 +78,7 @@ def _along(context: Context, rows: Sequence[RunRow]) -> None:
     columns = st.columns([2, 1, 3], vertical_alignment="bottom")
     if len(rows) > MOST_RUNS:
         st.info(f"{MOST_RUNS} of {len(rows)} analyzed runs are drawn; the filter chooses which.")
-    runs = [thinned(context.reader.data(row)) for row in rows[:MOST_RUNS]]
+    runs = list(map(thinned, context.reader.several(rows[:MOST_RUNS])))
     warn([*context.unreadable, *problem_lines(runs)])
     cells = group(runs)
     axes = [axis for axis in ("rank", "learning_rate", "method") if len(distinct(cells, axis)) > 1]
@@ -91,7 +91,7 @@ def _along(context: Context, rows: Sequence[RunRow]) -> None:
 
 
 def _scatter(context: Context, rows: Sequence[RunRow]) -> None:
-    table = snapshot_table([context.reader.data(row, steps=False) for row in rows[:MOST_SCATTERED]])
+    table = snapshot_table(context.reader.several(rows[:MOST_SCATTERED], steps=False))
     columns = st.columns([2, 2, 2], vertical_alignment="bottom")
     names = SCATTER.__getitem__
     x = choose(columns[0], "selectbox", "Across", list(SCATTER), "x", format_func=names)

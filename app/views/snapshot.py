@@ -154,7 +154,8 @@ def _measure(context: Context, row: RunRow, captured: list[int], step: int) -> N
     )  # fmt: skip
     at = step if step in captured else nearest_step(captured, step)
     steps = steps_for(chosen, captured, int(at or 0), whole != "this snapshot")
-    arguments = chosen.arguments(context.reader.store.path.absolute(), row.id, steps)
+    store = context.reader.store.path
+    arguments = chosen.arguments(store.absolute(), row.id, steps)
     lacking = chosen.needs_moments and "adam_v" not in _streams(context, row)
     if columns[2].button("Measure", type="primary", icon=":material/play_arrow:", disabled=lacking, width="stretch"):
         run = context.reader.run(row.id)
@@ -162,9 +163,8 @@ def _measure(context: Context, row: RunRow, captured: list[int], step: int) -> N
     if lacking:
         st.caption("This run did not capture Adam's moments (`capture: {moments: true}`).")
     st.caption(f"{chosen.help} The same on the command line:")
-    st.code(
-        "landscape " + " ".join(f'"{part}"' if " " in part else part for part in arguments), "bash", wrap_lines=True
-    )
+    shown = chosen.arguments(store, row.id, steps)
+    st.code("landscape " + " ".join(f'"{part}"' if " " in part else part for part in shown), "bash", wrap_lines=True)
     job_list(context.jobs)
 
 

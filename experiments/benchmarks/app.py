@@ -1,13 +1,14 @@
 """How fast the dashboard is on a large store, measured in Chromium: first page, change of filter, points, memory.
 
     python experiments/benchmarks/app.py                 # 1,000 runs of 10,000 steps
-    python experiments/benchmarks/app.py --runs 100 --steps 1000
+    python experiments/benchmarks/app.py --store big     # makes the store there, or takes the one that is there
+    python experiments/benchmarks/app.py --runs 100 --steps 1000 --out small.json
 
 The store is made of a few distinct runs and links to their files under other settings: what the dashboard reads is as
 large as if all were different. All runs were tested for rebounds, and their sharpness is there. Times are from the
 request (or the key press) until the page has settled and its charts are drawn, the median over repetitions; "not read
 yet" is the first request to a server that just started. Memory is the server's highest. The JSON names the hardware and
-the machine's load before and after.
+the machine's load before and after; the table of docs/app.md is written from it, where it is the committed one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ BOUNDS = {
     "memory of the server, GB": 1.0,
 }  # fmt: skip
 RESULT = Path(__file__).parent / "results" / "app-cpu.json"
+DOCUMENT = ROOT / "docs" / "app.md"
+MARKS = "<!-- Written by experiments/benchmarks/app.py. -->", "<!-- Up to here. -->"
 PAGES = ("", "curves", "snapshot", "episodes", "sharpness", "landscape", "importing", "reproduction")
 DISTINCT = 6
 ANALYSES = ("analysis/episodes.parquet", "analysis/sharpness.parquet")
@@ -145,12 +148,17 @@ def measure(url: str, page: Any) -> dict[str, float]:
     for name in PAGES:
         opened(name)()
         points.append(page.evaluate(POINTS))
-        views.append(page.evaluate("() => document.querySelectorAll('.js-plotly-plot .gl-container').length"))
+        views.append(page.evaluate(VIEWS))
     return found | {"points in a figure": max(points), "WebGL views on a page": max(views)}
 
 
 POINTS = """() => Math.max(0, ...[...document.querySelectorAll('.js-plotly-plot')].map(
   plot => plot._fullData.reduce((sum, trace) => sum + (trace.x ? trace.x.length : 0), 0)))"""
+
+
+VIEWS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(
+  plot => plot.querySelector('.gl-container canvas')).length"""
+"""Charts that took one of the few WebGL contexts that browsers grant a page."""
 
 
 def highest(process: psutil.Process) -> float:
@@ -170,6 +178,30 @@ def machine(before: float) -> dict[str, Any]:
         "load before": before, "load after": os.getloadavg()[0],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as the documentation shows it."""
+    machine = result["machine"]
+    lines = [
+        f"{result['runs']:,} runs of {result['steps']:,} steps, in Chromium on the same machine "
+        f"({machine['processor']}, {machine['cores']} cores; load {machine['load before']:.1f} before and "
+        f"{machine['load after']:.1f} after; {machine['date'][:10]}):", "",
+        "| | measured | bound |", "|---|---|---|",
+    ]  # fmt: skip
+    for name, value in result["found"].items():
+        bound = result["bounds"].get(name)
+        shown = f"{value:,.0f}" if name.startswith(("points", "WebGL")) else f"{value:.2f}"
+        missed = " (missed)" if bound is not None and value > bound else ""
+        lines.append(f"| {name} | {shown}{missed} | {'' if bound is None else f'{bound:,g}'} |")
+    return "\n".join(lines)
+
+
+def write_document(result: dict[str, Any]) -> None:
+    """Put the table between the document's marks."""
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    DOCUMENT.write_text(f"{before}{MARKS[0]}\n\n{table(result)}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -201,6 +233,8 @@ def main() -> None:
             f"{name:36} {value:10.2f}" + (f"   bound {bound:g}{'' if value <= bound else '  MISSED'}" if bound else "")
         )
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.out == RESULT:
+        write_document(result)
     print(options.out)
 
 

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from landscape.analysis.checks import check_counts
 from landscape.analysis.tables import Row, read_rows, to_frame, write_rows
 from landscape.episodes import Control, Episode, detect_episodes
+from landscape.episodes.columns import takes_logarithm
 from landscape.episodes.control import adjust
-from landscape.episodes.curve import prepare
-from landscape.episodes.detector import VERSION
+from landscape.episodes.curve import in_logarithms, prepare
+from landscape.episodes.detector import VERSION, CurveKind
 from landscape.episodes.multiplicity import q_values
 from landscape.episodes.rise import largest_rise
 from landscape.errors import StoreError, UsageError, unknown
@@ -77,12 +78,14 @@ class EpisodeSettings:
             same data order).
         resamples: of the null, as in `landscape.episodes.detect_episodes`.
         seed: of the resampling.
+        logarithm: whether to test the column's logarithm; None: of gradient norms that are all above 0.
     """
 
     column: str = "loss_clean"
     adjust: str = "none"
     resamples: int = 99
     seed: int = 0
+    logarithm: bool | None = None
 
     def __post_init__(self) -> None:
         check_counts(resamples=self.resamples)
@@ -90,6 +93,8 @@ class EpisodeSettings:
             raise unknown("adjust", self.adjust, ADJUSTMENTS)
         if self.adjust != "none" and self.column not in LOSSES:
             raise UsageError(f"adjust: {self.adjust!r} is for {' and '.join(LOSSES)}, not for column {self.column!r}")
+        if self.adjust != "none" and self.logarithm:
+            raise UsageError(f"logarithm: difficulty adds to a loss, and so to no logarithm; adjust is {self.adjust!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +108,7 @@ class LoggedCurve:
     epoch_steps: tuple[float, ...]
     resume_steps: tuple[float, ...]
     base: Array | None
+    kind: CurveKind = "steps"
 
     @property
     def warmup_steps(self) -> float:
@@ -145,8 +151,9 @@ def logged_curve(run: Run, column: str) -> LoggedCurve:
     kept = evaluations.loc[evaluations["split"] == column]
     errors = _floats(kept, "standard_error")
     return LoggedCurve(
-        _floats(kept, "step"), _floats(kept, "loss"), None, errors if np.isfinite(errors).all() else None, (), (), None
-    )
+        _floats(kept, "step"), _floats(kept, "loss"), None, errors if np.isfinite(errors).all() else None, (), (), None,
+        "evaluation",
+    )  # fmt: skip
 
 
 def _measured(run: Run, frame: pd.DataFrame, column: str) -> NDArray[np.bool_]:
@@ -188,7 +195,9 @@ def analyze_episodes(run: Run, settings: EpisodeSettings | None = None, siblings
     arrays = (
         curve.steps, curve.values, curve.learning_rate, curve.standard_errors, curve.epoch_steps, curve.resume_steps,
     )  # fmt: skip
-    checksum = _checksum((VERSION,), *arrays, None if control is None else control.values, tuple(finals.values()))
+    logarithm = takes_logarithm(settings.column, curve.values, settings.logarithm) and control is None
+    how = (VERSION, *([1.0] if curve.kind == "evaluation" else []), *([2.0] if logarithm else []))
+    checksum = _checksum(how, *arrays, None if control is None else control.values, tuple(finals.values()))
     identity = {
         "column": settings.column, "adjust": settings.adjust, "seed": settings.seed, "resamples": settings.resamples,
         "controls": names, "metrics": checksum,
@@ -196,7 +205,7 @@ def analyze_episodes(run: Run, settings: EpisodeSettings | None = None, siblings
     path = run.analysis_dir / EPISODES_FILE
     known = [row for row in _read(path) if all(row[key] == value for key, value in identity.items())]
     if not known:
-        known = [{**row, **finals, **identity} for row in _tested(curve, control, settings)]
+        known = [{**row, **finals, **identity} for row in _tested(curve, control, settings, logarithm)]
         write_rows(path, [*_others(_read(path), settings), *known], TYPES)
     return to_frame(known, TYPES)
 
@@ -252,14 +261,16 @@ def episodes_cell(
     return table.to_dict("records")
 
 
-def _tested(curve: LoggedCurve, control: Control | None, settings: EpisodeSettings) -> list[Row]:
+def _tested(curve: LoggedCurve, control: Control | None, settings: EpisodeSettings, logarithm: bool) -> list[Row]:
     found = detect_episodes(
         curve.steps, curve.values, curve.warmup_steps, seed=settings.seed, learning_rate=curve.learning_rate,
         epoch_steps=curve.epoch_steps, resume_steps=curve.resume_steps, standard_errors=curve.standard_errors,
-        control=control, resamples=settings.resamples,
+        control=control, resamples=settings.resamples, kind=curve.kind, logarithm=logarithm,
     )  # fmt: skip
     prepared = prepare(curve.steps, curve.values)
+    prepared = in_logarithms(prepared) if logarithm else prepared
     values, name = adjust(prepared, control)
+    name = "logarithm" if logarithm else name
     rise = largest_rise(prepared.steps, values, curve.warmup_steps)
     # That a loss stopped being finite is a fact and no test: it has no place among p-values.
     tested = [one.p_value for one in found if "non_finite" not in one.flags]

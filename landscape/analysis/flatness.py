@@ -11,7 +11,8 @@ from landscape.analysis.sharpness import SHARPNESS_FILE
 from landscape.analysis.tables import read_rows
 from landscape.errors import UsageError, unknown
 from landscape.generalization import generalization_gap
-from landscape.store.slices import FLATNESS, NORMALIZATIONS, SPACES, SliceFile, read_slice, slice_files
+from landscape.store.slice_info import read_described_slice
+from landscape.store.slices import FLATNESS, NORMALIZATIONS, SPACES, SliceFile, slice_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +109,7 @@ def _slices(run: Run, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """Numbers of the run's slices along random directions, with these settings."""
     found = []
     for path in slice_files(run.analysis_dir):
-        item = read_slice(path)
+        item = read_described_slice(path, drawn=False)
         settings, step = item.info["settings"], item.info["step"]
         # Directions that were normalized at another snapshot have other units.
         own = settings.get("common") in (None, step)

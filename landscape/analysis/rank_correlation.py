@@ -74,7 +74,7 @@ def correlation_sentence(row: Mapping[str, Any]) -> str:
     remark = f"; {row['remark']}" if row["remark"] else ""
     return (
         f"{row['x']} ~ {row['y']}: Spearman ρ = {row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}], 95 % by "
-        f"bootstrap of {row['resampled']}, n = {row['n']} of {runs}{remark}"
+        f"bootstrap of {row['resampled']}, n = {row['n']} from {runs}{remark}"
     )
 
 

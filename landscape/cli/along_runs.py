@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from landscape.cli.console import EXIT_FAILED_RUNS, print_json, stderr
-from landscape.errors import StoreError, UsageError
+from landscape.errors import StoreError, UsageError, unknown
 
 if TYPE_CHECKING:
     from landscape.store import Run
@@ -23,17 +24,32 @@ Rows = list[dict[str, Any]]
 Line = Callable[[Rows], str]
 """One run's rows in one line."""
 
+ENGINES = ("local", "ray", "worker")
+EngineOption = Annotated[
+    str, typer.Option(help="Where it is measured: local, ray, or worker: by landscape worker STORE, wherever it runs.")
+]
+AddressOption = Annotated[str | None, typer.Option(help="Of a Ray cluster, e.g. auto.")]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where an analysis is measured: the store that it is of, one of `ENGINES`, and how many processes at a time."""
+
+    store: Path
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+
 
 def analyze_snapshots(
     analysis: str,
-    store: Path,
     line: Line,
     options: dict[str, Any],
     *,
     where: str | None,
     every: int | None,
     steps: str | None,
-    workers: int | None,
+    place: Workplace,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -42,6 +58,7 @@ def analyze_snapshots(
     Args:
         analysis: one of `landscape.analysis.questions.QUESTIONS`, and its ``options``.
         line: prints a run.
+        place: of the work.
         dry_run: stop after the estimate.
 
     Raises:
@@ -53,13 +70,13 @@ def analyze_snapshots(
     from landscape.config.values import parse_values
     from landscape.sweeps.analyses import ALONG_RUNS, estimate_analyses, run_analyses
 
-    question = QUESTIONS[analysis](**options)
+    question, store = QUESTIONS[analysis](**options), place.store
     wanted = None if steps is None else whole_numbers(parse_values(steps, "--steps"))
     arguments, skipped = _choose(store, where, question.variant.space, every, wanted)
     for values in arguments.values():
         values["options"] = options
     console = stderr(quiet=as_json)
-    with engine_for(len(arguments), workers) as engine:
+    with engine_for(len(arguments), place) as engine:
         check_anything_left(store, len(arguments), skipped)
         estimate = estimate_analyses(analysis, arguments, options, engine)
         if dry_run:
@@ -79,14 +96,30 @@ def analyze_snapshots(
 
 
 @contextlib.contextmanager
-def engine_for(num_jobs: int, workers: int | None) -> Iterator[Engine]:
-    """The local engine, in this process where another could not be faster."""
+def engine_for(num_jobs: int, place: Workplace) -> Iterator[Engine]:
+    """The engine that was asked for; the local one works in this process where another could not be faster.
+
+    Raises:
+        UsageError: an unknown engine, or options that do not go together.
+    """
     from landscape.sweeps.engines import check_engine, make_engine
 
-    check_engine("local", workers)
-    if num_jobs <= 1 and workers is None:
+    if place.engine not in ENGINES:
+        raise unknown("--engine", place.engine, ENGINES)
+    if place.engine == "worker":
+        from landscape.sweeps.engines.queued import QueueEngine
+
+        if place.workers is not None:
+            raise UsageError("--workers: with --engine worker as many measure as you start: landscape worker STORE")
+        with contextlib.closing(QueueEngine(place.store)) as engine:
+            yield engine
+        return
+    workers = place.workers
+    check_engine(place.engine, workers)
+    if num_jobs <= 1 and workers is None and place.engine == "local":
         workers = 0
-    with contextlib.closing(make_engine("local", workers, num_jobs=num_jobs)) as engine:
+    made = make_engine(place.engine, workers, num_jobs=num_jobs, address=place.address)
+    with contextlib.closing(made) as engine:
         yield engine
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from landscape.cli import episodes, flatness, slices
-from landscape.cli.along_runs import Rows, analyze_snapshots, check_anything_left, engine_for, finish
+from landscape.cli.along_runs import (
+    AddressOption,
+    EngineOption,
+    Rows,
+    Workplace,
+    analyze_snapshots,
+    check_anything_left,
+    engine_for,
+    finish,
+)
 from landscape.cli.console import JsonOption, StoreArgument, WhereOption, errors_as_exits, stderr
 from landscape.errors import StoreError
 
@@ -55,6 +64,8 @@ def sharpness(
     smallest: Annotated[bool, typer.Option("--smallest", help="The smallest eigenvalues instead.")] = False,
     matrix: MatrixOption = "hessian",
     backend: BackendOption = "landscape",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -64,9 +75,10 @@ def sharpness(
         "space": space, "k": k, "tol": tol, "max_matvecs": max_matvecs, "seed": seed, "num_examples": num_examples,
         "which": "smallest" if smallest else "largest", "matrix": matrix, "backend": backend,
     }  # fmt: skip
+    place = Workplace(store, engine, workers, address)
     analyze_snapshots(
-        "sharpness", store, _sharpness_line, options, where=where, every=every, steps=steps, workers=workers,
-        dry_run=dry_run, as_json=as_json,
+        "sharpness", _sharpness_line, options, where=where, every=every, steps=steps, place=place, dry_run=dry_run,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -85,6 +97,8 @@ def trace(
     num_examples: ExamplesOption = None,
     matrix: MatrixOption = "hessian",
     backend: BackendOption = "landscape",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -94,8 +108,9 @@ def trace(
         "space": space, "num_probes": num_probes, "method": method, "seed": seed, "num_examples": num_examples,
         "matrix": matrix, "backend": backend,
     }  # fmt: skip
+    place = Workplace(store, engine, workers, address)
     analyze_snapshots(
-        "trace", store, _trace_line, options, where=where, every=every, steps=steps, workers=workers, dry_run=dry_run,
+        "trace", _trace_line, options, where=where, every=every, steps=steps, place=place, dry_run=dry_run,
         as_json=as_json,
     )  # fmt: skip
 
@@ -115,6 +130,8 @@ def density(
     num_examples: ExamplesOption = None,
     matrix: MatrixOption = "hessian",
     backend: BackendOption = "landscape",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -124,9 +141,10 @@ def density(
         "space": space, "num_steps": num_steps, "num_probes": num_probes, "seed": seed, "num_examples": num_examples,
         "matrix": matrix, "backend": backend,
     }  # fmt: skip
+    place = Workplace(store, engine, workers, address)
     analyze_snapshots(
-        "density", store, _density_line, options, where=where, every=every, steps=steps, workers=workers,
-        dry_run=dry_run, as_json=as_json,
+        "density", _density_line, options, where=where, every=every, steps=steps, place=place, dry_run=dry_run,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -145,6 +163,8 @@ def layers(
     seed: SeedOption = 0,
     num_examples: ExamplesOption = None,
     matrix: MatrixOption = "hessian",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     workers: WorkersOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -154,9 +174,10 @@ def layers(
         "space": space, "group": group, "tol": tol, "max_matvecs": max_matvecs, "seed": seed,
         "num_examples": num_examples, "matrix": matrix,
     }  # fmt: skip
+    place = Workplace(store, engine, workers, address)
     analyze_snapshots(
-        "layers", store, _layers_line, options, where=where, every=every, steps=steps, workers=workers,
-        dry_run=dry_run, as_json=as_json,
+        "layers", _layers_line, options, where=where, every=every, steps=steps, place=place, dry_run=dry_run,
+        as_json=as_json,
     )  # fmt: skip
 
 
@@ -173,7 +194,7 @@ def gap(*, store: StoreArgument, where: WhereOption = None, as_json: JsonOption 
     check_anything_left(store, len(ready), skipped)
     arguments = {run.id: {"store": str(store.absolute()), "run_id": run.id} for run in ready}
     # It only reads the metrics, so it is done before a worker would have started.
-    with engine_for(len(ready), 0) as engine:
+    with engine_for(len(ready), Workplace(store, workers=0)) as engine:
         result = run_analyses("gap", GAP, arguments, engine, stderr(quiet=as_json))
     finish(store, result, _gap_line, skipped, as_json)
 

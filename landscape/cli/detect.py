@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landscape.importers import LogCurve
 
 _FORMATS = ("png", "svg", "pdf", "html", "json")
+_KINDS = ("steps", "evaluation")
 _TITLES = ("kind", "onset", "peak", "recovery", "amplitude", "noise units", "p", "flags")
 
 
@@ -30,6 +31,10 @@ class Result:
     episodes: Sequence[Episode]
     verdict: str
     reason: str = ""
+    kind: str = "steps"
+    tested_curve: str = "raw"
+    said: Sequence[str] = ()
+    """What was tested, where that is not the column's plain values step by step."""
 
 
 @errors_as_exits
@@ -50,6 +55,18 @@ def detect(
         str | None,
         typer.Option(help="Column with the loss of another model on the same batches; 'base' in its name: untouched."),
     ] = None,
+    logarithm: Annotated[
+        bool | None,
+        typer.Option(
+            "--log/--no-log",
+            help="Test the logarithm of the column, or not (default: of gradient norms, if all are above 0).",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="steps, or evaluation: few points far apart, of nearly white noise (default: by the name)."),
+    ] = None,
     output: Annotated[
         list[Path] | None,
         typer.Option("--output", "-o", help=f"File to write ({', '.join(_FORMATS)}); can be given several times."),
@@ -57,19 +74,15 @@ def detect(
     as_json: JsonOption = False,
 ) -> None:
     """Find rebounds of the loss in a training log: where, how large, and how surprising."""
-    if not 0 < alpha < 1:
-        raise UsageError(f"--alpha: {alpha!r} must lie between 0 and 1.")
+    asked = _Asked(warmup, alpha, seed, control, logarithm, kind)
     files = output or []
-    for path in files:
-        if path.suffix[1:] not in _FORMATS:
-            raise unknown("--output", path.suffix[1:], _FORMATS)
-        if not path.parent.is_dir():
-            raise UsageError(f"--output: no folder {path.parent}.")
+    asked.check()
+    _check_files(files)
     from landscape.importers import read_log
 
     log = read_log(file)
     selected = log.select(column, run)
-    results = [_test(one, name, warmup, alpha, seed, control) for one, name in selected]
+    results = [_test(one, name, asked) for one, name in selected]
     if all(result.reason for result in results):
         raise UsageError(f"{log.path}: {results[0].reason}")
     names = {one.name for one, _ in selected}
@@ -95,23 +108,64 @@ def detect(
         typer.echo(f"written: {path}")
 
 
-def _test(run: Any, column: str, warmup: float, alpha: float, seed: int, control: str | None) -> Result:
+@dataclass(frozen=True)
+class _Asked:
+    """How every curve of a call is tested."""
+
+    warmup: float
+    alpha: float
+    seed: int
+    control: str | None
+    logarithm: bool | None
+    kind: str | None
+
+    def check(self) -> None:
+        """Raise UsageError for what no curve can be tested with."""
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"--alpha: {self.alpha!r} must lie between 0 and 1.")
+        if self.kind not in (None, *_KINDS):
+            raise unknown("--kind", self.kind, _KINDS)
+        if self.logarithm and self.control is not None:
+            raise UsageError("--log: difficulty adds to a loss, and so to no logarithm; leave --control out, or --log.")
+
+
+def _check_files(files: Sequence[Path]) -> None:
+    for path in files:
+        if path.suffix[1:] not in _FORMATS:
+            raise unknown("--output", path.suffix[1:], _FORMATS)
+        if not path.parent.is_dir():
+            raise UsageError(f"--output: no folder {path.parent}.")
+
+
+def _test(run: Any, column: str, asked: _Asked) -> Result:
     """The verdict on one curve; a curve that cannot be tested does not keep the others from it."""
     from landscape.episodes import Control, detect_episodes
+    from landscape.episodes.columns import is_gradient_norm, kind_of, takes_logarithm
     from landscape.episodes.sentences import curve_verdict
 
+    kind: Any = asked.kind or kind_of(column)
+    tested, known, said = "raw", None, []
     try:
-        curve = run.curve(column, control)
-        known = None
+        curve = run.curve(column, asked.control)
         if curve.control is not None:
-            known = Control(curve.control, "base" if "base" in str(control).lower() else "sibling")
+            known = Control(curve.control, "base" if "base" in str(asked.control).lower() else "sibling")
+            tested = f"adjusted by {known.kind}"
+            said = [f"the curve {tested}"]
+        logarithm = known is None and takes_logarithm(column, curve.values, asked.logarithm)
+        if logarithm:
+            tested, said = "logarithm", ["the logarithm; amplitudes are log ratios"]
+        elif known is None and asked.logarithm is None and is_gradient_norm(column):
+            said = ["the values as they are: not all are above 0, and only those have a logarithm"]
+        if kind == "evaluation":
+            said.append("as evaluations: few points, of nearly white noise")
         episodes = detect_episodes(
-            curve.steps, curve.values, warmup, alpha, seed, curve.learning_rate, curve.epoch_steps, curve.resume_steps,
-            curve.standard_errors, known,
+            curve.steps, curve.values, asked.warmup, asked.alpha, asked.seed, curve.learning_rate, curve.epoch_steps,
+            curve.resume_steps, curve.standard_errors, known, kind=kind, logarithm=logarithm,
         )  # fmt: skip
     except LandscapeError as error:
         return Result(run.name, column, None, (), f"not tested: {error}", str(error))
-    return Result(run.name, column, curve, episodes, curve_verdict(episodes, curve.values, alpha))
+    verdict = curve_verdict(episodes, curve.values, asked.alpha)
+    return Result(run.name, column, curve, episodes, verdict, kind=kind, tested_curve=tested, said=said)
 
 
 def _print(results: Sequence[Result], alpha: float) -> None:
@@ -134,9 +188,8 @@ def _print(results: Sequence[Result], alpha: float) -> None:
     for result in results:
         points = "" if result.curve is None else f" ({len(result.curve.steps)} points)"
         typer.echo(f"{f'{result.run}, ' if several else ''}{result.column}{points}: {result.verdict}")
-        adjusted = {e.tested_curve for e in result.episodes} - {"raw"}
-        if adjusted:
-            typer.echo(f"tested: the curve {adjusted.pop()}")
+        for said in result.said:
+            typer.echo(f"tested: {said}")
 
 
 def _record(result: Result, alpha: float) -> dict[str, Any]:
@@ -160,6 +213,8 @@ def _record(result: Result, alpha: float) -> dict[str, Any]:
             "learning_rate": curve.learning_rate is not None,
             "standard_errors": curve.standard_errors is not None,
             "control": curve.control is not None,
+            "kind": result.kind,
+            "tested_curve": result.tested_curve,
         }
     return record
 

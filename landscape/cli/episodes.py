@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landscape.cli.along_runs import Rows, check_anything_left, engine_for
+from landscape.cli.along_runs import Rows, Workplace, check_anything_left, engine_for
 from landscape.cli.console import (
     EXIT_FAILED_RUNS,
     JsonOption,
@@ -46,6 +46,14 @@ def episodes(
     adjust: Annotated[
         str, typer.Option(help="Take out the batches' difficulty: none, base (loss_base), siblings (other runs).")
     ] = "none",
+    logarithm: Annotated[
+        bool | None,
+        typer.Option(
+            "--log/--no-log",
+            help="Test the column's logarithm, or not (default: of gradient norms, if all are above 0).",
+            show_default=False,
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=99, help="Of the null; the smallest p-value is 0.0001.")] = 99,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     as_json: JsonOption = False,
@@ -56,7 +64,7 @@ def episodes(
     from landscape.analysis.episodes import EpisodeSettings, set_q_values
     from landscape.cli.selection import select_runs
 
-    settings = EpisodeSettings(column, adjust, resamples, seed)
+    settings = EpisodeSettings(column, adjust, resamples, seed, logarithm)
     runs, skipped = _ready(select_runs(store, where), column)
     check_anything_left(store, len(runs), skipped)
     result = _tested(store, runs, settings, as_json)
@@ -119,7 +127,7 @@ def _tested(store: Path, runs: Sequence[Run], settings: EpisodeSettings, quiet: 
             for run_id, values in place.items()
         }
         # A curve takes some hundredths of a second: it is done before a worker would have started.
-        with engine_for(len(arguments), 0) as engine:
+        with engine_for(len(arguments), Workplace(store, workers=0)) as engine:
             return run_analyses(title, _CELL, arguments, engine, stderr(quiet=quiet))
 
     siblings: dict[str, list[Run]] = {}

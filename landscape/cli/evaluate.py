@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landscape.cli.along_runs import Rows, check_anything_left, engine_for, finish, whole_numbers
+from landscape.cli.along_runs import Rows, Workplace, check_anything_left, engine_for, finish, whole_numbers
 from landscape.cli.console import JsonOption, StoreArgument, WhereOption, errors_as_exits, print_json, stderr
 from landscape.errors import StoreError, UsageError
 
@@ -193,7 +193,7 @@ def _run(store: Path, work: _Work, workers: int | None, as_json: bool) -> None:
     from landscape.sweeps.analyses import run_analyses
 
     console = stderr(quiet=as_json)
-    with engine_for(len(work.arguments), workers) as engine:
+    with engine_for(len(work.arguments), Workplace(store, workers=workers)) as engine:
         console.print(f"{work.title}: {work.sentence}", markup=False, soft_wrap=True)
         arguments, shown = work.arguments, console
         alone = engine.num_workers == 0 and len(arguments) == 1 and work.function == _CELL

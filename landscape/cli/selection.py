@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from landscape.config.where import Where
 from landscape.errors import StoreError, UsageError
-from landscape.sweeps.analyses import spread
 
 if TYPE_CHECKING:
     from landscape.store import Run
@@ -56,6 +55,8 @@ def choose_steps(available: Sequence[int], every: int | None, wanted: Sequence[i
     """
     if every is not None and wanted is not None:
         raise UsageError("--every and --steps are two ways to say the same; give one")
+    from landscape.sweeps.analyses import spread
+
     steps = [int(step) for step in available]
     if wanted is not None:
         for step in wanted:

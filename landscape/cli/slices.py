@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landscape.cli.along_runs import Rows, check_anything_left, engine_for, finish
+from landscape.cli.along_runs import (
+    AddressOption,
+    EngineOption,
+    Rows,
+    Workplace,
+    check_anything_left,
+    engine_for,
+    finish,
+)
 from landscape.cli.console import JsonOption, StoreArgument, WhereOption, errors_as_exits, print_json, stderr
 from landscape.errors import StoreError, UsageError
 
@@ -103,6 +111,8 @@ def _command(dims: int, points: int, summary: str) -> Callable[..., None]:
         tolerance: ToleranceOption = None,
         trajectory: TrajectoryOption = None,
         delta: DeltaOption = 0.1,
+        engine: EngineOption = "local",
+        address: AddressOption = None,
         workers: WorkersOption = None,
         dry_run: DryRunOption = False,
         as_json: JsonOption = False,
@@ -114,7 +124,7 @@ def _command(dims: int, points: int, summary: str) -> Callable[..., None]:
             "delta": delta, "common": common, "split": split, "precision": precision,
         }  # fmt: skip
         request = _Request(store, where, steps, options, joint)
-        _slices(request, workers=workers, dry_run=dry_run, as_json=as_json)
+        _slices(request, Workplace(store, engine, workers, address), dry_run=dry_run, as_json=as_json)
 
     command.__name__, command.__doc__ = f"slice{dims}d", summary
     return command
@@ -176,7 +186,7 @@ class _Job:
     files: dict[Path, int]
 
 
-def _slices(request: _Request, *, workers: int | None, dry_run: bool, as_json: bool) -> None:
+def _slices(request: _Request, place: Workplace, *, dry_run: bool, as_json: bool) -> None:
     """Slices of the chosen runs: say what they will cost, measure, print.
 
     Raises:
@@ -189,7 +199,7 @@ def _slices(request: _Request, *, workers: int | None, dry_run: bool, as_json: b
     runs, skipped = _captured(request)
     jobs, problems = (_joint_job if request.joint else _jobs_by_run)(request, settings, runs)
     name, console = f"slice{settings.dims}d", stderr(quiet=as_json)
-    with engine_for(len(jobs), workers) as engine:
+    with engine_for(len(jobs), place) as engine:
         estimate = _estimate(settings, jobs, problems, engine)
         if request.joint and estimate.slices:
             estimate = replace(estimate, runs=len(runs))

@@ -162,18 +162,18 @@ def _table(rows: list[dict[str, Any]]) -> RenderableType:
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
     for title, right in (("state", False), ("step", True), ("loss", True)):
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    table.add_column("error", overflow="ellipsis", no_wrap=True)
+    table.add_column("error")  # the only one that gives way where the screen is narrow
     for row in rows:
         table.add_row(
-            row["run_id"],
-            Text(printable(row["method"] or "-")),
+            _short(row["run_id"], 80),
+            Text(_short(row["method"] or "-", 32)),
             _cell(row["rank"], "d"),
             _cell(row["learning_rate"], "g"),
             _cell(row["seed"], "d"),
             Text(row["state"], STATE_STYLES.get(row["state"], "")),
             f"{_cell(row['step'], 'd')}/{_cell(row['max_steps'], 'd')}",
             _cell(row["loss"], ".4f"),
-            Text(printable(_last_line(row["error"]) or _departs(row["overrides"]))),
+            Text(printable(_last_line(row["error"]) or _departs(row["overrides"])), overflow="ellipsis", no_wrap=True),
         )
     return table
 
@@ -191,15 +191,21 @@ def _reading_order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _number(value: Any) -> float | None:
-    """Of a config that nobody has validated: rows are sorted by it."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Of a config that nobody has validated: rows are sorted by it, and no float is as large as an int may be."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return value if known else None
 
 
 def _cell(value: Any, spelling: str) -> str:
     """A number as the table spells it; whatever else a damaged or foreign config holds, as it is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "-" if value is None else str(value)
+        return "-" if value is None else _short(str(value), 16)
     return format(int(value) if spelling == "d" else value, spelling)
+
+
+def _short(text: str, most: int) -> str:
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _last_line(text: str | None) -> str:

@@ -34,7 +34,10 @@ def worker(
     max_runs: Annotated[int | None, typer.Option(help="Take so many runs at most.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take runs from a store until none is left; start any number of these, on any machine that sees the store."""
+    """Take runs from a store until none is left, then analyses that wait there (``analyze --engine worker``).
+
+    Start any number of these, on any machine that sees the store.
+    """
     from landscape.cli.selection import run_values
     from landscape.config.where import Where
     from landscape.store import Store
@@ -63,13 +66,15 @@ def worker(
                 "store": store,
                 "states": result.states,
                 "errors": result.errors,
+                "analyses": result.analyses,
                 "left": result.left,
                 "stopped": result.stopped,
             }
         )
     else:
         reason = f"{result.stopped}; {result.left} runs are left" if result.stopped else "nothing is left"
-        typer.echo(f"{len(result.states)} runs taken ({len(result.errors)} failed); {reason}: {store}")
+        analyses = f", {result.analyses} analyses" if result.analyses else ""
+        typer.echo(f"{len(result.states)} runs taken ({len(result.errors)} failed){analyses}; {reason}: {store}")
     if result.errors:
         raise typer.Exit(EXIT_FAILED_RUNS)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.episodes.detector import detect_episodes
+from landscape.episodes.detector import CurveKind, detect_episodes
 from landscape.episodes.synthetic import (
     CONFOUNDERS,
     NOISES,
@@ -45,7 +45,7 @@ Detector = Callable[[SyntheticCurve], list[Detection]]
 Generator = Callable[[Recipe, int], SyntheticCurve]
 
 
-def ours(curve: SyntheticCurve) -> list[Detection]:
+def ours(curve: SyntheticCurve, kind: CurveKind = "steps", logarithm: bool = False) -> list[Detection]:
     """`detect_episodes` with everything that a user would know of the curve."""
     found = detect_episodes(
         curve.steps,
@@ -55,6 +55,8 @@ def ours(curve: SyntheticCurve) -> list[Detection]:
         epoch_steps=curve.epoch_steps,
         resume_steps=curve.resume_steps,
         standard_errors=curve.standard_errors,
+        kind=kind,
+        logarithm=logarithm,
     )
     return [Detection(e.onset, e.peak, e.recovery, 1 - e.p_value) for e in found]
 

@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace, runs: SharedRuns | None = None, real: Rea
 
     parts: dict[str, Callable[[], None]] = {
         "nulls": lambda: tables(["step loss"], "", 4),
-        "other_curves": lambda: tables(["gradient norm", "evaluation"], "other_", 2),
+        "other_curves": lambda: tables(["gradient norm", "evaluation"], "other_", 5),
         "real": lambda: None if real is None else keep("real", real_table(real, ALPHA), run=1),
         "semi_real": lambda: None
         if runs is None

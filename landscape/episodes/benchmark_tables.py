@@ -15,6 +15,7 @@ import numpy as np
 from landscape.episodes.benchmark import (
     DEVELOPMENT,
     LENGTHS,
+    Detection,
     Detector,
     Generator,
     Outcome,
@@ -33,8 +34,9 @@ from landscape.episodes.synthetic import CONFOUNDERS, SyntheticCurve, generate
 
 ALPHA = 0.05
 OURS = "landscape"
-LOGARITHM, NO_ERRORS = ", logarithm", ", errors not given"
-"""Suffixes of a detector's name that say what it was given."""
+LOGARITHM, AS_IT_IS, NO_ERRORS = ", logarithm", ", as it is", ", errors not given"
+"""Suffixes of a detector's name that say what it was given. Without one ours gets what `landscape detect` gives it: of
+gradient norms the logarithm, of evaluations the standard errors."""
 FEW, MORE = EVALUATIONS[:3], EVALUATIONS[3:]
 
 Table = list[dict[str, Any]]
@@ -99,16 +101,16 @@ def families() -> dict[str, Family]:
     """The three kinds of curves by name."""
     known = detectors()
     marks = {name: {"confounder": name} for name in CONFOUNDERS}
-    logarithms = {f"{name}{LOGARITHM}": replace(r, detector=_of_logarithms(r.detector)) for name, r in known.items()}
-    without = {f"{OURS}{NO_ERRORS}": replace(known[OURS], detector=_without_errors)}
+    rest = {name: rival for name, rival in known.items() if name != OURS}
+    both = {f"{name}{LOGARITHM}": replace(r, detector=_of_logarithms(r.detector)) for name, r in rest.items()} | rest
+    norms = {OURS: Rival(of_logarithms, 1 - ALPHA), f"{OURS}{AS_IT_IS}": known[OURS], **both}
+    told = {OURS: Rival(of_evaluations, 1 - ALPHA), f"{OURS}{NO_ERRORS}": Rival(_without_errors, 1 - ALPHA), **rest}
     lengths = {f"{points} points": {"points": points} for points in EVALUATIONS}
     plain = {"confounder": "none"}
     all_of_them = (
         Family("step loss", generate, LENGTHS, known, marks, CELLS, 1, 0),
-        Family("gradient norm", gradient_norm_curve, LENGTHS, known | logarithms, marks, _GRADIENT_CELLS, 11, 200_000),
-        Family(
-            "evaluation", evaluation_curve, EVALUATIONS, known | without, lengths, _EVALUATION_CELLS, 21, 300_000, plain
-        ),
+        Family("gradient norm", gradient_norm_curve, LENGTHS, norms, marks, _GRADIENT_CELLS, 11, 200_000),
+        Family("evaluation", evaluation_curve, EVALUATIONS, told, lengths, _EVALUATION_CELLS, 21, 300_000, plain),
     )
     return {family.name: family for family in all_of_them}
 
@@ -117,8 +119,18 @@ def _of_logarithms(detector: Detector) -> Detector:
     return lambda curve: detector(replace(curve, values=np.log(curve.values)))
 
 
-def _without_errors(curve: SyntheticCurve) -> list[Any]:
-    return ours(without_errors(curve))
+def of_logarithms(curve: SyntheticCurve) -> list[Detection]:
+    """Ours, asked for the values' logarithms."""
+    return ours(curve, logarithm=True)
+
+
+def of_evaluations(curve: SyntheticCurve) -> list[Detection]:
+    """Ours, told that the points are evaluations."""
+    return ours(curve, "evaluation")
+
+
+def _without_errors(curve: SyntheticCurve) -> list[Detection]:
+    return of_evaluations(without_errors(curve))
 
 
 def null_table(family: Family, count: int, first: int, tuning: int) -> tuple[Table, dict[str, float]]:

@@ -45,12 +45,20 @@ class Correction:
 
     def p_value(self, score: float, features: Array) -> float:
         """Share of curves without an episode, and with such features, that reach a standardized score."""
-        x = terms(features[None])[0]
+        return self.tail(score, terms(features[None])[0])
+
+    def tail(self, score: float, x: Array) -> float:
+        """The same for a curve whose regressors are x (k,)."""
         at = (score - float(x @ self.location)) / float(np.exp(x @ self.log_scale))
         last = self.quantiles[-1]
         if at > last:
             return max(float(TAILS[-1] * np.exp((last - at) / self.decay)), SMALLEST)
         return float(np.exp(np.interp(at, self.quantiles, np.log(TAILS), left=0.0)))
+
+    def exceeded(self, share: float, x: Array) -> float:
+        """The score that this share of such curves, 0.995 to 0.002, reaches."""
+        at = float(np.interp(-np.log(share), -np.log(TAILS), self.quantiles))
+        return float(x @ self.location) + at * float(np.exp(x @ self.log_scale))
 
 
 _MEMORY = 9
@@ -70,8 +78,14 @@ def terms(features: Array) -> Array:
 
 
 def fit_correction(scores: Array, features: Array, weights: Array, about: dict[str, Any]) -> Correction:
-    """Weighted regression of scores (m,), and of the logarithm of their scatter, on `terms`; table of what remains."""
-    x, root = terms(features), np.sqrt(weights)
+    """`regressed` on `terms`, with the margin for long memory."""
+    found = regressed(scores, terms(features), weights, about)
+    return _shifted(found, MARGIN)
+
+
+def regressed(scores: Array, x: Array, weights: Array, about: dict[str, Any]) -> Correction:
+    """Weighted regression of scores (m,), and of the logarithm of their scatter, on x (m, k); table of what remains."""
+    root = np.sqrt(weights)
     scatter = np.ones(len(scores))
     log_scale = np.zeros(x.shape[1])
     location = log_scale
@@ -82,7 +96,6 @@ def fit_correction(scores: Array, features: Array, weights: Array, about: dict[s
         log_scale = np.linalg.lstsq(x * root[:, None], size * root, rcond=None)[0]
         scatter = np.exp(x @ log_scale)
     rest = (scores - x @ location) / scatter
-    location[_MEMORY] += MARGIN
     order = np.argsort(rest)
     above = 1 - (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()
     quantiles = np.interp(-TAILS, -above, rest[order])
@@ -95,17 +108,21 @@ def fit_correction(scores: Array, features: Array, weights: Array, about: dict[s
 
 def without_margin(correction: Correction) -> Correction:
     """What the regression alone says."""
+    return _shifted(correction, -MARGIN)
+
+
+def _shifted(correction: Correction, margin: float) -> Correction:
     location = list(correction.location)
-    location[_MEMORY] -= MARGIN
+    location[_MEMORY] = round(location[_MEMORY] + margin, 5)
     return replace(correction, location=tuple(location))
 
 
-@lru_cache(maxsize=1)
-def shipped() -> Correction:
-    """The one that comes with the package."""
-    stored = json.loads(FILE.read_text(encoding="utf-8"))
-    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return Correction(**stored)
+@lru_cache(maxsize=2)
+def shipped(path: Path = FILE) -> Correction:
+    """The one that comes with the package, or another that `write` wrote."""
+    known = json.loads(path.read_text(encoding="utf-8"))
+    known = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    return Correction(**known)
 
 
 def write(correction: Correction, path: Path = FILE) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,6 +101,20 @@ def prepare(
     if errors is not None and (np.isnan(errors).any() or (errors < 0).any()):
         raise UsageError("standard_errors: negative or NaN; give the standard error of every value, 0 if unknown.")
     return Curve(at[finite], y[finite], errors, rate, _gaps(finite), at)
+
+
+def in_logarithms(curve: Curve) -> Curve:
+    """The logarithms of a curve's values; errors become relative ones.
+
+    Raises:
+        UsageError: a value that has none.
+    """
+    wrong = np.flatnonzero(curve.values <= 0)
+    if len(wrong):
+        value, step = curve.values[wrong[0]], curve.steps[wrong[0]]
+        raise UsageError(f"logarithm: {value:g} at step {step:g} has none; only values above 0 do.")
+    errors = None if curve.errors is None else curve.errors / curve.values
+    return replace(curve, values=np.log(curve.values), errors=errors)
 
 
 def quantum(values: Array) -> float:

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from landscape.episodes.boundaries import refine_onset, refine_recovery
 from landscape.episodes.calibration import NoiseFit, NullDistribution, calibrate, fit_null, without_stretches
 from landscape.episodes.candidates import Candidate, find_candidates, moving_mean
 from landscape.episodes.control import Control, adjust
-from landscape.episodes.curve import Array, Bins, Curve, binned, dithered, prepare, quantum
+from landscape.episodes.curve import Array, Bins, Curve, binned, dithered, in_logarithms, prepare, quantum
+from landscape.episodes.evaluations import (
+    LONGEST,
+    Allowed,
+    EvaluationNull,
+    evaluation_design,
+    examined,
+    relative_scale,
+    tempered,
+)
 from landscape.episodes.flags import shape_flags
 from landscape.episodes.marks import Marks, allowed_positions, find_marks, without_epoch_jumps
+from landscape.episodes.noise import Array as Floats
 from landscape.episodes.repair import Repaired, repair
 from landscape.episodes.results import Episode, Kind
-from landscape.episodes.scan import ScanDesign, scan, scan_design
+from landscape.episodes.scan import Scan, ScanDesign, scan, scan_design
 from landscape.episodes.trend import without_drops
-from landscape.errors import UsageError
+from landscape.episodes.untested import bad_batches, non_finite
+from landscape.errors import UsageError, unknown
 
-VERSION = 2
+VERSION = 3
 """Raised when the same curve gets another verdict: results that were kept are then tested again."""
 
+CurveKind = Literal["steps", "evaluation"]
 RESAMPLES = 99
 """Of the null, unless told otherwise."""
 _LIMIT = 8
@@ -38,10 +51,12 @@ _PASSES = 4
 """Times that the rest of a curve is tested, at most."""
 _HOPELESS = 0.5
 """p-value, by the pass before, above which the rest is not tested again."""
+_AFTER = 0.2
+"""Share of a rise out of the warm-up that must lie after it, for the rise to be tested."""
+_EXPLAINING = frozenset({"warmup", "resume", "schedule_confounded", "epoch_edge"})
+"""Flags of a mark that can explain a rise."""
 _MARGIN = 0.1
 """Share of an episode's length that is set aside with it on either side."""
-_SPIKE = 6.0
-"""Noise units above which a repaired outlier is listed as a bad batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +69,21 @@ class _Subject:
     bins: Bins
     marks: Marks
     name: str
+    scale: Array | None = None
+    """(points,) relative noise of evaluations; None: tested as steps."""
+
+    @property
+    def design(self) -> ScanDesign:
+        points = len(self.bins.values)
+        return scan_design(points) if self.scale is None else evaluation_design(points)
 
     @property
     def centers(self) -> Array:
         return (self.bins.edges[1:] + self.bins.edges[:-1] - 1) / 2
 
-    def unit(self, fit: NoiseFit) -> Array:
-        """(points,) standard deviation of one point's noise: of its bin's mean, and of points within bins."""
-        variance = fit.deviation**2
+    def unit(self, deviation: Floats) -> Array:
+        """(points,) standard deviation of one point's noise, from that of the bins' means and of points within bins."""
+        variance = deviation**2
         if self.bins.size > _LONG:
             # Steps between the means of many points are mostly trend where it is steep; points within a bin are not.
             variance = self.bins.within + np.minimum(variance, self.bins.within)
@@ -82,6 +104,8 @@ def detect_episodes(
     standard_errors: ArrayLike | None = None,
     control: Control | ArrayLike | None = None,
     resamples: int = RESAMPLES,
+    kind: CurveKind = "steps",
+    logarithm: bool = False,
 ) -> list[Episode]:
     """Every candidate rebound of a loss curve, most significant first; those with p_value <= alpha count.
 
@@ -95,34 +119,49 @@ def detect_episodes(
         alpha: Level of the test: which candidates a caller should count, and after which the rest is tested again.
         seed: Of the resampling.
         learning_rate: (n,) or None; a rise with the learning rate does not count, a recovery with its fall is flagged.
-        epoch_steps: Steps at which an epoch begins.
+        epoch_steps: Steps at which an epoch begins; of no account to evaluations.
         resume_steps: Steps at which training was resumed.
-        standard_errors: (n,) of the values, such as an evaluation's; the noise is never taken for less.
+        standard_errors: (n,) of the values. Of steps the noise is never taken for less; of evaluations they say how
+            the noise's scale differs from one to the next.
         control: A curve of the same batches' difficulty (see `landscape.episodes.control`).
         resamples: Of the null. They give the scores' center and scatter; p-values down to 0.0001 need no more of them.
+        kind: "evaluation" for few points far apart, whose noise is nearly white (`landscape.episodes.evaluations`);
+            more than 300 of them show their own noise and are tested as steps.
+        logarithm: Test the values' logarithms, which gradient norms want; amplitudes are log ratios then.
 
     Raises:
-        UsageError: bad input, named (see `landscape.episodes.curve.prepare`).
+        UsageError: bad input, named (see `landscape.episodes.curve.prepare`); a control of a logarithm.
     """
+    if kind not in get_args(CurveKind):
+        raise unknown("kind", kind, get_args(CurveKind))
     if not 0 < alpha < 1:
         raise UsageError(f"alpha: {alpha!r} must lie between 0 and 1.")
     if resamples < 19:
         raise UsageError(f"resamples: {resamples!r} must be 19 or more.")
     if not np.isfinite(warmup_steps) or warmup_steps < 0:
         raise UsageError(f"warmup_steps: {warmup_steps!r} must be 0 or more.")
+    if logarithm and control is not None:
+        raise UsageError("control: difficulty adds to a loss, and so to no logarithm; give one or the other.")
     curve = prepare(steps, values, learning_rate, standard_errors)
-    found = _non_finite(curve)
+    curve = in_logarithms(curve) if logarithm else curve
+    found = non_finite(curve)
     if np.ptp(curve.values) <= 0:
         return found
     marks = find_marks(curve, warmup_steps, tuple(epoch_steps), tuple(resume_steps))
     adjusted, name = adjust(curve, control)
+    name = "logarithm" if logarithm else name
     # A power of two, so that no digit changes: squares of very large or small losses would leave the range of floats.
     unit = 2.0 ** np.clip(np.round(np.log2(np.ptp(adjusted))), -1000, 1000)
     errors = None if curve.errors is None else curve.errors / unit
     level = quantum(adjusted / unit)
-    repaired = repair(dithered(adjusted / unit, level, seed), level)
-    tested = _tested(replace(curve, errors=errors), repaired, marks, name, seed, resamples, alpha)
-    found += [one.times(float(unit)) for one in tested]
+    scaled, scale = dithered(adjusted / unit, level, seed), None
+    if kind == "evaluation" and len(scaled) <= LONGEST:
+        # The same examples in every epoch: what rises at an epoch's end has risen.
+        marks, scale = replace(marks, epochs=marks.epochs[:0]), relative_scale(errors, len(scaled))
+    repaired = repair(scaled, level) if scale is None else tempered(scaled, scale, level)
+    flat = without_epoch_jumps(repaired.values, marks.epochs) if len(marks.epochs) else repaired.values
+    subject = _Subject(replace(curve, errors=errors), flat, binned(flat), marks, name, scale)
+    found += [one.times(float(unit)) for one in _tested(subject, repaired, seed, resamples, alpha)]
     return sorted(found, key=lambda e: (e.p_value, -e.amplitude_noise))
 
 
@@ -130,24 +169,23 @@ def detect_episodes(
 class _Pass:
     """One test of what no earlier pass has found."""
 
-    fit: NoiseFit
-    null: NullDistribution
+    deviation: Floats
+    """(bins,) of a bin's noise."""
+    null: NullDistribution | EvaluationNull
     episodes: list[Episode]
 
 
-def _tested(
-    curve: Curve, repaired: Repaired, marks: Marks, name: str, seed: int, resamples: int, alpha: float
-) -> list[Episode]:
+def _tested(subject: _Subject, repaired: Repaired, seed: int, resamples: int, alpha: float) -> list[Episode]:
     """Candidates with their p-values, and what marks and bad batches explain."""
-    flat = without_epoch_jumps(repaired.values, marks.epochs) if len(marks.epochs) else repaired.values
-    subject = _Subject(curve, flat, binned(flat), marks, name)
+    steps, flat = subject.curve.steps, subject.values
     if np.ptp(flat) <= 0:
-        return _bad_batches(subject, repaired, np.zeros_like(flat))
-    first, tested = _passes(subject, seed, resamples, alpha)
-    explained = _bad_batches(subject, repaired, subject.unit(first.fit))
-    if marks.zones or flat is not repaired.values:
-        explained += _explained(subject, repaired, first.fit, first.null, tested)
-    return tested + explained
+        return bad_batches(steps, repaired, np.zeros_like(flat), subject.name)
+    first, found = _passes(subject, seed, resamples, alpha)
+    explained = bad_batches(steps, repaired, subject.unit(first.deviation), subject.name)
+    found += _out_of_warmup(subject, [e for e in found if e.p_value <= alpha], seed, resamples)
+    if subject.marks.zones or flat is not repaired.values:
+        explained += _explained(subject, repaired, first, found)
+    return found + explained
 
 
 def _passes(subject: _Subject, seed: int, resamples: int, alpha: float) -> tuple[_Pass, list[Episode]]:
@@ -159,7 +197,7 @@ def _passes(subject: _Subject, seed: int, resamples: int, alpha: float) -> tuple
     """
     # float32 would lose a small rebound on a large offset; the resamples have none.
     values = subject.bins.values - subject.bins.values.mean()
-    test = first = _pass(subject, values, (), seed, resamples)
+    test = first = _pass(subject, values, _allowed(subject, ()), seed, resamples)
     counted: list[Episode] = []
     for k in range(_PASSES):
         gate, times = max((e.p_value for e in counted), default=0.0), min(k + 1, 2)
@@ -171,11 +209,11 @@ def _passes(subject: _Subject, seed: int, resamples: int, alpha: float) -> tuple
             return first, counted + rest
         taken = _taken(subject, counted)
         filled = without_stretches(values, taken)
-        allowed = _allowed(subject, scan_design(len(values)), taken)
-        again = scan(filled, scan_design(len(values)), allowed, calm=without_drops(filled))
+        allowed = _allowed(subject, taken)
+        again = _scan(subject, filled, allowed, without_drops(filled))
         if test.null.p_value(float(test.null.score(again.maxima))) > _HOPELESS:
             return first, counted + rest
-        test = _pass(subject, filled, taken, seed, resamples)
+        test = _pass(subject, filled, allowed, seed, resamples)
     return first, counted
 
 
@@ -190,28 +228,60 @@ def _taken(subject: _Subject, episodes: list[Episode]) -> tuple[tuple[int, int],
     return tuple(sorted(result))
 
 
-def _allowed(
-    subject: _Subject, design: ScanDesign, taken: tuple[tuple[int, int], ...]
-) -> tuple[NDArray[np.bool_] | None, ...]:
+def _allowed(subject: _Subject, taken: tuple[tuple[int, int], ...]) -> Allowed:
     """Window pairs clear of every zone and of what is set aside."""
     edges = subject.bins.edges
     zones = tuple(("taken", int(edges[a]), int(edges[b])) for a, b in taken)
     marks = replace(subject.marks, zones=subject.marks.zones + zones)
-    return allowed_positions(marks, subject.bins, design)
+    return allowed_positions(marks, subject.bins, subject.design)
 
 
-def _pass(subject: _Subject, values: Array, taken: tuple[tuple[int, int], ...], seed: int, resamples: int) -> _Pass:
-    """Test centered bins (n,) outside the stretches that are taken."""
-    design = scan_design(len(values))
-    allowed = _allowed(subject, design, taken)
-    calm = without_drops(values)
-    whole = scan(values, design, (None,) * len(design.contrasts), True, calm)
-    fit = fit_null(values, whole, design, seed)
-    certain = _certainty(subject.curve, subject.bins, fit)
-    seen = scan(values, design, allowed, True, calm).times(certain)
-    null = calibrate(fit, design, allowed, seed, resamples)
+def _scan(subject: _Subject, values: Array, allowed: Allowed | None, calm: Floats) -> Scan:
+    """Standardized rises of the bins where pairs are allowed (None: everywhere); `calm` as for `scan`."""
+    if subject.scale is not None:
+        return examined(values, subject.scale, allowed).seen
+    return scan(values, subject.design, allowed or (None,) * len(subject.design.contrasts), True, calm)
+
+
+def _pass(subject: _Subject, values: Array, allowed: Allowed, seed: int, resamples: int) -> _Pass:
+    """Test centered bins (n,) where window pairs are allowed."""
+    design = subject.design
+    if subject.scale is not None:
+        test = examined(values, subject.scale, allowed)
+        deviation, null, seen = test.deviation, test.null, test.seen
+    else:
+        calm = without_drops(values)
+        fit = fit_null(values, _scan(subject, values, None, calm), design, seed)
+        certain = _certainty(subject.curve, subject.bins, fit)
+        seen = _scan(subject, values, allowed, calm).times(certain)
+        deviation, null = fit.deviation, calibrate(fit, design, allowed, seed, resamples)
     found = find_candidates(values, seen, design, null.center, null.spread, _LIMIT, null.quantile(0.3))
-    return _Pass(fit, null, [_episode(subject, c, fit, null.p_value(c.score)) for c in found])
+    return _Pass(deviation, null, [_episode(subject, c, deviation, null.p_value(c.score)) for c in found])
+
+
+def _out_of_warmup(subject: _Subject, counted: list[Episode], seed: int, resamples: int) -> list[Episode]:
+    """Rises that begin in the warm-up and go on after it, flagged: a second test, so that p-values are doubled.
+
+    Its window pairs compare what follows the warm-up with what lies in it. A rise that is over when the warm-up is
+    does not count, however significant.
+    """
+    stop = max((end for name, _, end in subject.marks.zones if name == "warmup"), default=0)
+    at, values, y = int(np.searchsorted(subject.bins.edges, stop)), subject.bins.values, subject.values
+    if not 0 < at < len(values) - 3:
+        return []
+    marks = replace(subject.marks, zones=tuple(zone for zone in subject.marks.zones if zone[0] != "warmup"))
+    clear = allowed_positions(marks, subject.bins, subject.design)
+    across = tuple(
+        (c.positions < at) & (c.positions + c.before + c.gap >= at) & (True if ok is None else ok)
+        for c, ok in zip(subject.design.contrasts, clear, strict=True)
+    )
+    result = []
+    for one in _pass(subject, values - values.mean(), across, seed, resamples).episodes:
+        onset, peak = (int(np.searchsorted(subject.curve.steps, step)) for step in (one.onset, one.peak))
+        level = moving_mean(y, max((peak - onset) // 3, 1))
+        if onset < stop < peak and level[peak] - level[stop] >= _AFTER * one.amplitude:
+            result.append(replace(one, p_value=min(2 * one.p_value, 1.0)))
+    return _distinct(result[:1], counted)
 
 
 def _distinct(episodes: list[Episode], others: list[Episode]) -> list[Episode]:
@@ -235,89 +305,22 @@ def _certainty(curve: Curve, bins: Bins, fit: NoiseFit) -> float:
     return float(min(1.0, np.sqrt((fit.deviation**2).mean() / max((known**2).mean(), np.finfo(float).tiny))))
 
 
-def _explained(
-    subject: _Subject, repaired: Repaired, fit: NoiseFit, null: NullDistribution, tested: list[Episode]
-) -> list[Episode]:
+def _explained(subject: _Subject, repaired: Repaired, first: _Pass, found: list[Episode]) -> list[Episode]:
     """Rises that would have been significant but for a mark; p-value 1."""
-    raw = _with_values(subject, repaired.values)
-    values = raw.bins.values - raw.bins.values.mean()
-    design = scan_design(len(values))
-    found = scan(values, design, (None,) * len(design.contrasts), keep=True)
+    raw = replace(subject, values=repaired.values, bins=binned(repaired.values))
+    values, null = raw.bins.values - raw.bins.values.mean(), first.null
+    seen = _scan(raw, values, None, values)
     lowest = null.quantile(0.95)
     result = []
-    for c in find_candidates(values, found, design, null.center, null.spread, _LIMIT, lowest):
-        one = _episode(raw, c, fit, 1.0)
-        if not any(one.onset <= e.peak and e.onset <= one.peak and e.p_value < 1 for e in tested) and one.flags:
+    for c in find_candidates(values, seen, raw.design, null.center, null.spread, _LIMIT, lowest):
+        one = _episode(raw, c, first.deviation, 1.0)
+        apart = not any(one.onset <= e.peak and e.onset <= one.peak and e.p_value < 1 for e in found)
+        if apart and _EXPLAINING.intersection(one.flags):
             result.append(one)
     return _distinct(result, [])
 
 
-def _with_values(subject: _Subject, values: Array) -> _Subject:
-    """The same subject with other values."""
-    return replace(subject, values=values, bins=binned(values))
-
-
-def _bad_batches(subject: _Subject, repaired: Repaired, unit: Array) -> list[Episode]:
-    """Repaired outliers far above the noise, one entry each; the largest of many."""
-    deviation = unit[repaired.outliers]
-    high = np.flatnonzero(repaired.excess > _SPIKE * deviation)
-    steps, result = subject.curve.steps, []
-    for j in sorted(high[np.argsort(-repaired.excess[high])][:_LIMIT]):
-        i = int(repaired.outliers[j])
-        before, after = steps[max(i - 1, 0)], steps[min(i + 1, len(steps) - 1)]
-        height = float(repaired.excess[j])
-        units = height / float(deviation[j]) if deviation[j] > 0 else float("inf")
-        result.append(
-            Episode(
-                kind="spike",
-                onset=float(before),
-                peak=float(steps[i]),
-                recovery=float(after),
-                amplitude=height,
-                amplitude_noise=units,
-                amplitude_relative=float("nan"),
-                duration=float(after - before),
-                excess_area=height * float(after - before) / 2,
-                second_descent_gain=float("nan"),
-                p_value=1.0,
-                flags=("bad_batch",),
-                tested_curve=subject.name,
-                resolution=float(after - before) / 2,
-            )
-        )
-    return result
-
-
-def _non_finite(curve: Curve) -> list[Episode]:
-    """A stretch of NaN or infinite values is a divergence; one or two of them that pass are a spike, not tested."""
-    result, steps = [], curve.all_steps
-    for gap in curve.gaps:
-        last = gap.last == len(steps) - 1
-        short = gap.last - gap.first < 2 and not last
-        kind: Kind = "spike" if short else "divergence"
-        onset, end = float(steps[gap.first]), float(steps[gap.last if last else gap.last + 1])
-        infinite, unknown = float("inf"), float("nan")
-        result.append(
-            Episode(
-                kind=kind,
-                onset=onset,
-                peak=onset,
-                recovery=end,
-                amplitude=infinite,
-                amplitude_noise=infinite,
-                amplitude_relative=infinite,
-                duration=end - onset,
-                excess_area=infinite,
-                second_descent_gain=unknown,
-                p_value=1.0 if short else 0.0,
-                flags=("non_finite", "right_censored") if last else ("non_finite",),
-                resolution=float(np.diff(steps).min()),
-            )
-        )
-    return result
-
-
-def _episode(subject: _Subject, found: Candidate, fit: NoiseFit, p_value: float) -> Episode:
+def _episode(subject: _Subject, found: Candidate, deviation: Floats, p_value: float) -> Episode:
     """Boundaries at full resolution, sizes, kind and flags of one candidate."""
     y, edges, n = subject.values, subject.bins.edges, len(subject.values)
     offset = float(subject.bins.values.mean())
@@ -341,14 +344,13 @@ def _episode(subject: _Subject, found: Candidate, fit: NoiseFit, p_value: float)
         floor = max(level, float(rest.min()))
         back = np.flatnonzero(rest <= floor + 0.15 * (top - floor))
         recovery = refine_recovery(y, peak, peak + int(back[0]), floor, top)
-    unit = float(subject.unit(fit)[onset])
+    unit = float(subject.unit(deviation)[onset])
     descent = float(smooth[: max(round(0.01 * n), 3)].mean()) - level if onset > 0 else 0.0
-    kind = _kind(lost, descent, unit)
     steps = subject.curve.steps
     widths = np.diff(steps[onset : recovery + 1])
     excess = np.maximum(y[onset:recovery] - level, 0)
     return Episode(
-        kind=kind,
+        kind=_kind(lost, descent, unit),
         onset=float(steps[onset]),
         peak=float(steps[peak]),
         recovery=float(steps[recovery]),

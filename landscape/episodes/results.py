@@ -48,7 +48,7 @@ class Episode:
     p_value: float
     flags: tuple[str, ...] = ()
     tested_curve: str = "raw"
-    """"raw", or what the curve was adjusted by."""
+    """"raw", "logarithm", or what the curve was adjusted by."""
     resolution: float = 0.0
     """Distance in steps between the points the boundaries were read from."""
 

@@ -49,7 +49,9 @@ def _sentence(found: Sequence[Episode]) -> str:
     which = "" if len(found) == 1 else "the clearest "
     size = f"by {first.amplitude:.3g} ({first.amplitude_noise:.1f} noise units)"
     end = "not back by the last step" if first.kind == "divergence" else f"over by step {first.recovery:g}"
-    return f"{count} at p = {first.p_value:.2g}: {which}up {size} from step {first.onset:g} to {first.peak:g}, {end}"
+    begun = " (within the warm-up)" if "warmup" in first.flags else ""
+    steps = f"from step {first.onset:g}{begun} to {first.peak:g}"
+    return f"{count} at p = {first.p_value:.2g}: {which}up {size} {steps}, {end}"
 
 
 def lost_words(stretches: Iterable[tuple[float, float, Sequence[str]]]) -> str:

@@ -101,19 +101,19 @@ def _load(run: Run, joint: Sequence[SliceFile]) -> RunData:
 
 def _parquet(path: Path) -> pd.DataFrame | None:
     """The table, or None where the file is missing."""
-    from landscape.store.tables import read_table
+    from landscape.store.analysis_tables import read_analysis
 
-    table = read_table(path)
+    table = read_analysis(path)
     return None if table is None else table.to_pandas()
 
 
 def _read_slices(paths: Iterable[Path], problems: list[str]) -> list[SliceFile]:
-    from landscape.store.slices import read_slice
+    from landscape.store.slice_info import read_described_slice
 
     found = []
     for path in paths:
         try:
-            found.append(read_slice(path))
+            found.append(read_described_slice(path))
         except StoreError as error:
             problems.append(str(error))
     return found

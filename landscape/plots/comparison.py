@@ -197,13 +197,12 @@ def _tile(
 
 
 def _spelled(estimate: Estimate) -> str:
-    """Mean and standard deviation, to the latter's two digits and at least three of the former."""
+    """Mean and standard deviation, to the three decimals that a tile is wide; the CSV has them all."""
     if not math.isfinite(estimate.error):
-        return f"{estimate.value:.4f}"
+        return f"{estimate.value:.3f}"
     if estimate.error == 0:
         return f"{estimate.value:.3f} ± 0"
-    places = 4 if estimate.error < 0.001 else 3
-    return f"{estimate.value:.{places}f} ± {estimate.error:.{places}f}"
+    return f"{estimate.value:.3f} ± {estimate.error:.3f}"
 
 
 def _cost_panel(table: Sequence[Row], names: tuple[str, ...]) -> Panel:

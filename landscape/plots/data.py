@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class RunData:
         """The run's seed."""
         return self.config.get("seed")
 
-    @property
+    @cached_property
     def cell(self) -> Cell:
         """The settings that the run shares with its replicates over seeds."""
         ignored = REPLICATES | NO_EFFECT | PLACES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def episode_outcomes(runs: Sequence[RunData], column: str = "loss_clean") -> tup
     tested: list[tuple[RunData, str, list[dict[str, Any]]]] = []
     for run in runs:
         if run.episodes is not None and Outcome.is_known(run.config, run.state):
-            rows = [row for row in run.episodes.to_dict("records") if row["column"] == column]
+            rows = [row for row in _records(run) if row["column"] == column]
             names = dict.fromkeys(str(row["adjust"]) for row in rows)
             tested += [(run, name, [row for row in rows if row["adjust"] == name]) for name in names]
     if not tested:
@@ -50,6 +51,12 @@ def episode_outcomes(runs: Sequence[RunData], column: str = "loss_clean") -> tup
     kept = [(run, {**run.config, "method": run.method}, rows) for run, name, rows in tested if name == adjust]
     outcomes = [Outcome.of(run.run_id, config, run.state, rows) for run, config, rows in kept]
     return outcomes, adjust
+
+
+@lru_cache(maxsize=2000)
+def _records(run: RunData) -> list[dict[str, Any]]:
+    """The rows of a run's table: a page asks for those of a thousand runs whenever something is pressed."""
+    return [] if run.episodes is None else run.episodes.to_dict("records")  # type: ignore[return-value]
 
 
 def episode_grid(

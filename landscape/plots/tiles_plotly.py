@@ -14,7 +14,7 @@ def add_tiles(figure: Plain, tiles: Tiles, suffix: str) -> None:
         size = 0.47 if tile.marked else 0.485
         box = {"x0": tile.column - size, "x1": tile.column + size, "y0": tile.row - size, "y1": tile.row + size}
         line = {"color": INK, "width": 2.5 if tile.marked else 0}
-        shape = {"type": "rect", **axes, **box, "fillcolor": tile.color, "line": line, "layer": "below"}
+        shape = {"type": "rect", **axes, **box, "fillcolor": _fixed(tile.color), "line": line, "layer": "below"}
         figure["layout"]["shapes"].append(shape)
     figure["data"].append(
         {
@@ -23,7 +23,7 @@ def add_tiles(figure: Plain, tiles: Tiles, suffix: str) -> None:
             "x": [tile.column for tile in tiles.tiles],
             "y": [tile.row for tile in tiles.tiles],
             "text": [_text(tile.lines) for tile in tiles.tiles],
-            "textfont": {"color": [tile.ink for tile in tiles.tiles], "size": 11},
+            "textfont": {"color": [_fixed(tile.ink) for tile in tiles.tiles], "size": 11},
             "hovertext": [escape(tile.hover) for tile in tiles.tiles],
             "hovertemplate": "%{hovertext}<extra></extra>",
             "showlegend": False,
@@ -41,6 +41,11 @@ def add_tiles(figure: Plain, tiles: Tiles, suffix: str) -> None:
             "showline": False,
             "ticks": "",
         }
+
+
+def _fixed(color: str) -> str:
+    """In a form that the dark theme does not know: tiles are the same on both grounds, and so is what is readable."""
+    return f"rgb({int(color[1:3], 16)},{int(color[3:5], 16)},{int(color[5:7], 16)})"
 
 
 def _text(lines: tuple[str, ...]) -> str:

@@ -140,7 +140,22 @@ def _certainty(result: Result) -> str:
     )
     lost = sum(run.diverged for run in result.runs)
     diverged = f" {lost} of {len(result.runs)} runs diverged." if lost else ""
-    return f"{seeds} seed{'s' * (seeds != 1)}: {few}.{part}{diverged}"
+    return f"{seeds} seed{'s' * (seeds != 1)}: {few}.{part}{diverged}{_same_answers(result)}"
+
+
+def _same_answers(result: Result) -> str:
+    """A classifier that says the same of everything has a score all the same: the share of a class."""
+    counts = []
+    for task in dict.fromkeys(run.task for run in result.runs):
+        runs = [run for run in result.runs if run.task == task]
+        same = sum(run.metrics.get("matthews_correlation") == 0 for run in runs)
+        counts += [f"{same} of {len(runs)} runs on {task}"] if same else []
+    if not counts:
+        return ""
+    return (
+        f" In {' and '.join(counts)} every held-out example got the same answer (Matthews' correlation 0): such a "
+        "score is a class's share and says nothing of the method."
+    )
 
 
 def _cell(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 29
 """Of all arrays of a file together, unpacked; ten surfaces of 1000 by 1000 points are half of it."""
 MOST_ARRAYS = 10_000
+_END_BYTES = 22
+"""Of the record that ends a ZIP file: signature, ..., number of entries at byte 10, ..., no comment."""
 
-_DAMAGES = (ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, OverflowError, MemoryError)
+_DAMAGES = (
+    *(ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, OverflowError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),  # of NumPy, where a header is no Python
+)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -33,6 +39,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with os.fdopen(open_plain(path), "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+            file.seek(-_END_BYTES, os.SEEK_END)
+            end = file.read(_END_BYTES)
+            # A flipped byte can make one entry of the directory swallow the next, which nobody else would miss.
+            if not end.startswith(b"PK\5\6") or int.from_bytes(end[10:12], "little") != len(members):
+                raise ValueError("its directory does not list as many arrays as it says")
             if len(members) > MOST_ARRAYS or sum(member.file_size for member in members) > MOST_BYTES:
                 raise StoreError(f"{path}: {len(members)} arrays unpack to more than the {MOST_BYTES} bytes allowed")
             for member in members:

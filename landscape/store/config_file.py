@@ -52,7 +52,7 @@ def read_config_values(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(content, path)
     except UsageError as error:
-        raise StoreError(str(error)) from error
+        raise StoreError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     # What was cut off would read as a config with other values: the defaults of the keys that are gone.
     if not mark and _LAST_KEY not in values:
         raise StoreError(f"{path} is damaged: it ends before its last key, {_LAST_KEY}")

@@ -11,22 +11,27 @@ from landscape.errors import StoreError
 MOST_TEXT = 1 << 24
 """Bytes of a config, a status or a layout; the layout of a model with 10,000 tensors takes one megabyte."""
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = os.O_RDONLY
+for _name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", "O_NOFOLLOW"):
+    _FLAGS |= getattr(os, _name, 0)
 
 
 def open_plain(path: Path) -> int:
     """The descriptor of a regular file, open for reading; a pipe or a device is refused instead of waited for.
 
+    A store has no links among its files, so one that is there was put there, and may lead anywhere.
+
     Raises:
         FileNotFoundError: nothing is there.
-        StoreError: it is no regular file, or cannot be read.
+        StoreError: it is a link or no regular file, or cannot be read.
     """
     try:
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        reason = "it is a link, and links are not followed" if os.path.islink(path) else error.strerror
+        raise StoreError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StoreError(f"cannot read {path}: it is no plain file")

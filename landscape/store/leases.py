@@ -336,6 +336,8 @@ def process_birth(pid: int) -> str | None:
 
 
 def _numbers(run: Path) -> list[int]:
+    if os.path.islink(run / FOLDER):
+        raise StoreError(f"{run / FOLDER} is a link: leases are not followed out of the run")
     try:
         names = os.listdir(run / FOLDER)
     except (FileNotFoundError, NotADirectoryError):
@@ -364,5 +366,5 @@ def _read(path: Path, number: int) -> Claim:
             released=line.startswith(b"done"),
             line=line,
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return Claim(number, line=head + line)

@@ -40,6 +40,7 @@ CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "identity.json"
 STATUS_FILE = "status.json"
 PARQUET_FILE = "metrics.parquet"
+_MOST = 1 << 62
 
 
 class RunStatus(BaseModel):
@@ -48,9 +49,9 @@ class RunStatus(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     state: State = "queued"
-    attempt: int = Field(0, ge=0, description="the current attempt; 0: none yet")
-    step: int = Field(0, ge=0, description="optimizer steps done, as last reported")
-    max_steps: int = Field(ge=1)
+    attempt: int = Field(0, ge=0, lt=_MOST, description="the current attempt; 0: none yet")
+    step: int = Field(0, ge=0, lt=_MOST, description="optimizer steps done, as last reported")
+    max_steps: int = Field(ge=1, lt=_MOST)
     host: str | None = None
     pid: int | None = None
     created: str

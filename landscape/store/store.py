@@ -15,6 +15,7 @@ from landscape.store.names import check_run_id, is_run_id
 from landscape.store.runs import CONFIG_FILE, Run, create_run
 
 STORE_FILE = "store.json"
+_FOLDERS = ("runs", "orders", "base_loss", "analysis", "sweeps", "queue")
 
 
 class Store:
@@ -63,7 +64,8 @@ class Store:
         """The existing store at ``path``.
 
         Raises:
-            StoreError: there is none, it is damaged, or its schema is newer than this version of the package.
+            StoreError: there is none, it is damaged, one of its folders is a link that leads out of it, or its schema
+                is newer than this version of the package.
         """
         path = Path(path)
         if not (path / STORE_FILE).is_file():
@@ -74,8 +76,11 @@ class Store:
             raise StoreError(f"{path / STORE_FILE} is damaged: schema_version is {version!r}")
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{path} has schema version {version}, this package reads up to version {SCHEMA_VERSION}: upgrade it"
+                f"{path} has schema version {version} (in {STORE_FILE}), this package reads up to version "
+                f"{SCHEMA_VERSION}: upgrade it"
             )
+        for name in _FOLDERS:
+            refuse_outside(path / name, path)
         return cls(path)
 
     @property
@@ -114,7 +119,8 @@ class Store:
 
     def runs(self) -> list[Run]:
         """Every run, sorted by id."""
-        return [Run(self._runs_dir / run_id, self.path) for run_id in self._run_ids()]
+        folder = self._runs_dir
+        return [Run(folder / run_id, self.path) for run_id in self._run_ids()]
 
     def find(self, run_id: str) -> Run | None:
         """The run of exactly this id, or None."""
@@ -148,6 +154,4 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot read {self._runs_dir}: {error.strerror}") from error
         runs = str(self._runs_dir)
-        return sorted(
-            name for name in names if is_run_id(name) and os.path.lexists(os.path.join(runs, name, CONFIG_FILE))
-        )
+        return sorted(name for name in names if is_run_id(name) and os.path.lexists(f"{runs}/{name}/{CONFIG_FILE}"))

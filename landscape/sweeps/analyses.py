@@ -31,6 +31,8 @@ JOINT_SLICE = "landscape.sweeps.cells:analyze_joint_slice_cell"
 """One slice of several runs; arguments: store, run_ids, until, options as for `SLICE`, and progress."""
 TIME_FORWARD = "landscape.sweeps.cells:time_forward_cell"
 _TIME_PROBE = "landscape.sweeps.cells:time_probe_cell"
+CELLS = frozenset({*ALONG_RUNS.values(), GAP, SLICE, JOINT_SLICE, TIME_FORWARD, _TIME_PROBE})
+"""What a worker calls for a store that asks for it, and nothing else."""
 
 
 @dataclass(frozen=True)

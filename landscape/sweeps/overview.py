@@ -17,12 +17,14 @@ from landscape.store.attempts import METRICS_FILE
 from landscape.store.files import MOST_TEXT, open_plain
 from landscape.store.lines import is_intact
 from landscape.store.runs import STATUS_FILE, State
+from landscape.sweeps.status_index import FEWEST, StatusIndex, stamp_of
 
 STATES = frozenset(get_args(State))
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _TAIL_BYTES = 1 << 16
 _RATE_LINES = 50
 _CLOSED = ("done", "diverged", "failed", "damaged")
+_NEEDED = ("state", "step", "max_steps", "attempt", "updated")
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,18 @@ class RunLine:
 
 
 def read_lines(runs: Iterable[Run]) -> list[RunLine]:
-    """One line a run, in their order."""
-    return [_read_line(run) for run in runs]
+    """One line a run of a store, in their order."""
+    listed = list(runs)
+    index = StatusIndex(listed[0].root) if len(listed) >= FEWEST else None
+    lines = [_read_line(run, index) for run in listed]
+    if index is not None:
+        index.save()
+    return lines
 
 
-def _read_line(run: Run) -> RunLine:
+def _read_line(run: Run, index: StatusIndex | None) -> RunLine:
     try:
-        line = _glance(run)
+        line = _glance(run, index)
         if line is not None and line.state != "running":
             return line
         status = run.status
@@ -71,36 +78,42 @@ def _read_line(run: Run) -> RunLine:
     )
 
 
-def _glance(run: Run) -> RunLine | None:
+def _glance(run: Run, index: StatusIndex | None) -> RunLine | None:
     """The status as its file says, a fifth of the time of `Run.status`; None where only that can tell what is wrong.
 
     Neither its checksum nor the folder of attempts is looked at: a process that has lost its lease could show here, for
     the seconds until its successor's next word.
     """
+    path = f"{run.path}/{STATUS_FILE}"
     try:
-        descriptor = os.open(f"{run.path}/{STATUS_FILE}", _FLAGS)
+        if index is not None:
+            stamp = stamp_of(os.lstat(path))
+            if (known := index.get(run.id, stamp)) is not None and _is_status(*known):
+                return RunLine(run, *known)
+        descriptor = os.open(path, _FLAGS)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            held = os.fstat(descriptor)
+            if not stat.S_ISREG(held.st_mode) or held.st_size > MOST_TEXT:
                 return None
-            values = json.loads(os.read(descriptor, MOST_TEXT))
+            values = json.loads(os.read(descriptor, held.st_size))
         finally:
             os.close(descriptor)
-        line = RunLine(
-            run,
-            values["state"],
-            values["step"],
-            values["max_steps"],
-            values["attempt"],
-            values["updated"],
-            values.get("error"),
-            values.get("overrides"),
-        )
+        fields = [values[key] for key in _NEEDED] + [values.get("error"), values.get("overrides")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    whole = all(isinstance(number, int) for number in (line.step, line.max_steps, line.attempt))
-    words = isinstance(line.updated, str) and (line.error is None or isinstance(line.error, str))
-    known = line.state in STATES and (line.overrides is None or isinstance(line.overrides, dict))
-    return line if whole and words and known else None
+    if not _is_status(*fields):
+        return None
+    if index is not None and fields[0] != "running":
+        index.put(run.id, stamp_of(held), fields)
+    return RunLine(run, *fields)
+
+
+def _is_status(state: Any, step: Any, max_steps: Any, attempt: Any, updated: Any, error: Any, overrides: Any) -> bool:
+    """Whether the fields of a `RunLine` are what they should be."""
+    whole = all(isinstance(number, int) and 0 <= number < 1 << 62 for number in (step, max_steps, attempt))
+    words = isinstance(updated, str) and (error is None or isinstance(error, str))
+    named = isinstance(state, str) and state in STATES
+    return whole and words and named and (overrides is None or isinstance(overrides, dict))
 
 
 def _may_be_running(run: Run) -> bool:

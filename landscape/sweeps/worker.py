@@ -20,6 +20,7 @@ from landscape.store import LeaseWatch, Store
 from landscape.store.leases import Mark
 from landscape.sweeps.cells import is_ours, train_cell
 from landscape.sweeps.engines.base import describe
+from landscape.sweeps.queue import QueueHunt
 from landscape.sweeps.record import add_missing_runs
 
 if TYPE_CHECKING:
@@ -34,13 +35,16 @@ class WorkerResult:
 
     Attributes:
         states: of the runs that it took, by run id.
+        analyses: how many it answered.
         errors: of those that failed.
-        left: runs of the store that are neither finished nor failed, which others may be at work on.
+        left: runs of the store that are neither finished nor failed, and analyses without an answer, which others may
+            be at work on.
         stopped: why it stopped before none was left, if it did.
     """
 
     states: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    analyses: int = 0
     left: int = 0
     stopped: str | None = None
 
@@ -70,7 +74,7 @@ def work(
     """
     opened = Store.open(store)
     add_missing_runs(opened)
-    hunt = _Hunt(opened, choose)
+    hunt, questions = _Hunt(opened, choose), QueueHunt(opened)
     result = WorkerResult()
     idle_since = time.monotonic()
     while True:
@@ -91,10 +95,15 @@ def work(
             if outcome.get("disk_full"):
                 result.stopped = "the disk is full"
                 break
-        result.left = hunt.left
+        # Runs first: an analysis may be of one that is still to be trained.
+        if result.stopped is None and not took and (answered := questions.take_one()):
+            took = True
+            told(answered[1], "failed" if answered[2] else "analyzed", answered[2])
+            result.analyses += 1
+        result.left = hunt.left + questions.left
         if took:
             idle_since = time.monotonic()
-        if result.stopped or not hunt.left:
+        if result.stopped or not (result.left or took):
             return result
         if not took:
             if idle_timeout is not None and time.monotonic() - idle_since >= idle_timeout:
@@ -125,7 +134,11 @@ class _Hunt:
             if not self._wants(run):
                 self.ended.add(run.id)
                 continue
-            free, mark = self._watch.look(run.path)
+            try:
+                free, mark = self._watch.look(run.path)
+            except StoreError:  # nobody can say who works on it
+                self.ended.add(run.id)
+                continue
             if free:
                 yield run, mark
             self.left += run.id not in self.ended

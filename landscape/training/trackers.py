@@ -12,6 +12,8 @@ _FINISH = {"wandb": "finish", "mlflow": "end_run", "trackio": "finish"}
 """What ends a run of those that keep one open for the whole process; TensorBoard's writer ends with its Trainer."""
 TRACKERS = ("tensorboard", *_FINISH)
 """Those that are tested."""
+_PACKAGES = {"mlflow": "mlflow-skinny"}
+"""Where they have another name; the whole of MLflow wants an older pandas than ours."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -28,7 +30,9 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in available:
             there = ", ".join(sorted(available)) or "none"
-            hint = f" pip install {name}" if name in TRACKERS else nearest(name, {*available, *TRACKERS})
+            hint = nearest(name, {*available, *TRACKERS})
+            if name in TRACKERS:
+                hint = f" pip install {_PACKAGES.get(name, name)}"
             raise UsageError(f"report_to: {name!r} is not installed; installed: {there}.{hint}")
 
 
@@ -40,4 +44,5 @@ def tracked(names: Sequence[str]) -> Iterator[None]:
     finally:
         for name in names:
             if name in _FINISH:
-                getattr(importlib.import_module(name), _FINISH[name])()
+                with contextlib.suppress(RuntimeError):  # Trackio's, where the integration has ended its run already
+                    getattr(importlib.import_module(name), _FINISH[name])()

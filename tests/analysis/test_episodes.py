@@ -79,7 +79,11 @@ def test_what_is_known_is_not_tested_again(tmp_path: Path, monkeypatch: pytest.M
     assert len(calls) == 1
     # Another column joins the table; the first stays.
     analyze_episodes(chosen, EpisodeSettings("grad_norm", resamples=99))
-    assert set(pd.read_parquet(chosen.analysis_dir / EPISODES_FILE)["column"]) == {"loss_clean", "grad_norm"}
+    kept = pd.read_parquet(chosen.analysis_dir / EPISODES_FILE)
+    tested = dict(zip(kept["column"], kept["tested_curve"], strict=True))
+    assert tested == {"loss_clean": "raw", "grad_norm": "logarithm"}
+    asked = analyze_episodes(chosen, EpisodeSettings("grad_norm", resamples=99, logarithm=False))
+    assert set(asked["tested_curve"]) == {"raw"}
 
 
 def test_a_lengthened_run_is_tested_again(tmp_path: Path) -> None:

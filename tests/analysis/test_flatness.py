@@ -178,7 +178,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     assert "inf ± 0.5" in result.stdout
     assert "width inf: the loss does not rise by 0.1 within the slice; slice with a larger --radius" in result.stdout
     assert f"width ~ lambda_max: Spearman ρ = {expected.statistic:.2f} [" in result.stdout
-    assert "n = 12 of 3 runs; rows of one run are not independent: the interval is too narrow" in result.stdout
+    assert "n = 12 from 3 runs; rows of one run are not independent: the interval is too narrow" in result.stdout
     assert "balanced" not in result.stdout
     answer = payload(invoke("analyze", "flatness", store.path, "--json", "--where", "seed<2"))
     assert [row["width"] for row in answer["rows"]][2:4] == [table["width"][2], None]

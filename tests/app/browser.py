@@ -17,7 +17,7 @@ from typing import Any
 from landscape.cli.dashboard import HOST, STORE_VARIABLE, command
 
 MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds: a loaded machine is slow, and a journey that waits for what it needs loses nothing."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -34,13 +34,15 @@ def chromium() -> str:
 
 
 @contextlib.contextmanager
-def serving(store: Path) -> Iterator[str]:
-    """The address of a dashboard of a store, as ``landscape app`` starts it."""
+def serving(store: Path, folder: Path | None = None) -> Iterator[str]:
+    """The address of a dashboard of a store, as ``landscape app`` starts it in a folder."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, STORE_VARIABLE: str(store)}
-    process = subprocess.Popen(command(MAIN, port, browser=False), env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(MAIN, port, browser=False), env=environment, stdout=subprocess.DEVNULL, cwd=folder
+    )
     url = f"http://{HOST}:{port}"
     try:
         end = time.monotonic() + PATIENCE / 1000
@@ -59,6 +61,7 @@ def serving(store: Path) -> Iterator[str]:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def watch(page: Any) -> list[str]:

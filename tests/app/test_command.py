@@ -64,16 +64,17 @@ def test_the_demo_is_small_and_has_everything(tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     store = Store.open(tmp_path / "demo")
     runs = store.runs()
-    assert len(runs) == 15
+    assert {run.config.method for run in runs} == {"lora", "ggpo", "mgpo"}
     assert {run.status.state for run in runs} == {"done"}
-    assert {len(run.metrics()) for run in runs} == {150, 360}
+    assert all(len(run.metrics()) == run.config.max_steps for run in runs)
     assert all(run.status.host is None for run in runs)
-    tests = [read_rows(run.analysis_dir / "episodes.parquet", ("q_value",)) for run in runs]
-    assert sum(any(row["q_value"] <= 0.05 for row in rows) for rows in tests) == 3
-    assert sum("rss" in run.status.peak_memory for run in runs) == 3  # the others are older than this number
-    assert all(len(read_rows(run.analysis_dir / "episodes.parquet", ("p_value",))) for run in runs)
+    tests = {run.id: read_rows(run.analysis_dir / "episodes.parquet", ("q_value",)) for run in runs}
+    assert all(tests.values())
+    rebounds = {run.config.method for run in runs if any(row["q_value"] <= 0.05 for row in tests[run.id])}
+    assert rebounds == {"lora", "ggpo", "mgpo"}
+    assert any("rss" in run.status.peak_memory for run in runs)
     captured = {run.id: run.snapshots().damaged_steps() for run in runs if run.streams()}
-    assert len(captured) == 3
+    assert captured
     assert not any(captured.values())
     named = {path.stem for run in runs for path in run.analysis_dir.glob("*.parquet")}
     assert {"sharpness", "gap", "episodes", "density", "layers"} <= named
@@ -84,6 +85,6 @@ def test_the_demo_is_small_and_has_everything(tmp_path: Path) -> None:
 
 def test_the_demo_is_a_copy_that_goes_away() -> None:
     with dashboard._store(None) as path:
-        assert len(Store.open(path).runs()) == 15
+        assert len(Store.open(path).runs()) >= 15
         assert DEMO.parent not in path.parents
     assert not path.exists()

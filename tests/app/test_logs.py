@@ -38,6 +38,13 @@ def test_a_planted_rebound_is_found() -> None:
     assert spans[0].start == best.onset
 
 
+def test_gradient_norms_are_tested_as_logarithms() -> None:
+    rows = "".join(f"{i},{v}\n" for i, v in enumerate(np.exp(descent(True)).tolist()))
+    tested = examine(read_upload("a.csv", b"step,grad_norm\n" + rows.encode()), "grad_norm", 0, 0.05)
+    assert tested[0].episodes[0].tested_curve == "logarithm"
+    assert sentence(tested[0], 0.05).endswith(" Tested was the logarithm; amplitudes are log ratios.")
+
+
 def test_a_descent_has_none() -> None:
     tested = examine(read_upload("trainer_state.json", trainer_state(descent(False))), "loss", 0, 0.05)
     assert sentence(tested[0], 0.05).startswith("No rebound beyond what noise explains at alpha = 0.05")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 
 from app.index import RunIndex
 from app.measurements import MEASUREMENTS, measured_at, nearest_step, neighbors, numbers_at, steps_for
+from landscape.analysis.tables import write_table
 from tests.command_line import invoke
 from tests.synthetic_runs import run, write
 
@@ -21,6 +24,27 @@ def test_the_command_line_takes_every_measurement(name: str, tmp_path: Path) -> 
     result = invoke(*MEASUREMENTS[name].arguments(store.path, run_id, [10]))
     assert result.exit_code == 2
     assert "no snapshots" in result.output or "nothing to" in result.output, result.output
+
+
+def test_progress_counts_new_answers_of_the_steps_asked_for(tmp_path: Path) -> None:
+    own = write([run(max_steps=60)], tmp_path / "store").runs()[0]
+    table = own.analysis_dir / "sharpness.parquet"
+    old = [{"step": step, "space": "adapter", "seconds": 1.0} for step in (0, 10)]
+    write_table(table, pd.DataFrame(old))
+    count = MEASUREMENTS["sharpness"].progress(own, [10, 20, 30])
+    assert count is not None
+    assert count() == (0, 3)
+    new = [{"step": 10, "space": "adapter", "seconds": 2.0}, {"step": 40, "space": "adapter", "seconds": 1.0}]
+    write_table(table, pd.DataFrame([old[0], *new, {"step": 20, "space": "merged", "seconds": 3.0}]))
+    assert count() == (2, 3)
+    table.write_bytes(b"damaged")
+    assert count() == (0, 3)
+    assert MEASUREMENTS["slice1d"].progress(own, [10]) is None
+
+
+def test_asking_how_far_a_job_is_loads_no_framework() -> None:
+    code = "import sys, app.measurements; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_steps() -> None:

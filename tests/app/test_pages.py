@@ -241,3 +241,68 @@ def test_names_are_text(tmp_path: Path, open_page: Open) -> None:
     test = open_page(path, "reproduction")
     assert any(r"\<i\>store" in item.value for item in test.sidebar.caption)
     assert any("no column" in item.value for item in test.error)
+
+
+@pytest.mark.parametrize("settings", [{"method": "full"}, {"method": "mgpo", "adapter": "full"}])
+def test_full_fine_tuning_has_no_adapter_to_export(settings: dict[str, str], tmp_path: Path, open_page: Open) -> None:
+    import torch
+
+    from landscape.store import SnapshotLayout
+
+    path = tmp_path / "store"
+    own = write([run(max_steps=60, **settings)], path).runs()[0]
+    tensors = {"a": torch.zeros(2)}
+    with own.begin_attempt() as attempt:
+        writer = attempt.snapshot_writer("params", SnapshotLayout.from_tensors(tensors))
+        for step in (0, 40):
+            writer.put(step, tensors)
+    own.set_status(step=60)
+    test = open_page(path, "snapshot", run=own.id, step="40")
+    assert not crashes(test)
+    said = words(test)
+    assert "An adapter can be exported" in said
+    assert not any(button.label == "Pack the adapter" for button in test.button)
+    assert "One of 2 snapshots, from step 0 to 40" in said
+    assert any(button.label == "Measure" for button in test.button)
+
+
+def test_methods_over_an_adapter_have_their_whole_name(tmp_path: Path, open_page: Open) -> None:
+    path = tmp_path / "store"
+    write([run(method="mgpo", max_steps=60), run(method="mgpo", adapter="dora", seed=1, max_steps=60)], path)
+    test = open_page(path, "runs")
+    assert sorted(test.dataframe[0].value["method"]) == ["mgpo", "mgpo-dora"]
+    assert open_page(path, "runs", group="method").dataframe[0].value["method"].tolist() == ["mgpo", "mgpo-dora"]
+
+
+def test_a_reproduction_is_read_line_by_line(tmp_path: Path, open_page: Open) -> None:
+    from landscape.reproduction.results import TABLE, verdicts, write_table
+    from tests.reproduction.test_page import result
+
+    path = tmp_path / "store"
+    Store.create(path)
+    rows = verdicts(result())
+    write_table(rows, path / TABLE)
+    test = open_page(path, "reproduction")
+    assert not crashes(test)
+    assert len(test.dataframe[0].value) == len(rows)
+    assert "of this store" in words(test)
+    assert {metric.label.split(" ", 1)[1] for metric in test.metric} == {row.verdict for row in rows}
+    only = open_page(path, "reproduction", verdict=rows[0].verdict)
+    assert len(only.dataframe[0].value) == sum(row.verdict == rows[0].verdict for row in rows)
+
+
+def test_without_a_reproduction_the_page_has_the_command(
+    tmp_path: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import verdicts
+
+    monkeypatch.setattr(verdicts, "find_table", lambda store: None)
+    path = tmp_path / "my store"
+    Store.create(path)
+    test = open_page(path, "reproduction")
+    assert not crashes(test)
+    commands = [item.value for item in test.code]
+    assert any(c.startswith("landscape reproduce ") and c.endswith(f"--store '{path}'") for c in commands)
+    name = test.selectbox[0].options.index(next(o for o in test.selectbox[0].options if o.startswith("mgpo2:")))
+    test.selectbox[0].select_index(name).run()
+    assert test.code[0].value.startswith("landscape reproduce mgpo2 --scale smoke")

@@ -104,3 +104,25 @@ def test_the_newest_runs_are_chosen(reader: StoreReader) -> None:
     chosen, left_out = newest(rows, 2)
     assert len(chosen) == 2
     assert "2 newest of 3 runs" in left_out
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_light_data_keeps_the_last_numbers_and_those_at_steps_with_a_sharpness(tmp_path: Path, packed: bool) -> None:
+    store = write([run(max_steps=200, sharp=True)], tmp_path / "store")
+    source = store.runs()[0]
+    if not packed:
+        (source.path / "metrics.parquet").unlink()
+    reader = StoreReader(tmp_path / "store")
+    row = reader.rows()[0]
+    whole, light = reader.data(row), reader.data(row, steps=False)
+    assert light.sharpness is not None
+    measured = set(light.sharpness["step"])
+    expected = whole.evaluations[whole.evaluations["step"].isin([*measured, 200])]
+    assert light.evaluations[["step", "split", "loss"]].to_numpy().tolist() == (
+        expected[["step", "split", "loss"]].to_numpy().tolist()
+    )
+    assert light.metrics["loss_clean"].tolist() == whole.metrics["loss_clean"].tolist()[-20:]
+    assert (light.problems, light.seconds) == ((), None)
+    (source.path / "metrics.parquet").write_bytes(b"PAR1 damaged PAR1")
+    reader = StoreReader(tmp_path / "store")
+    assert ["metrics.parquet is damaged" in line for line in reader.data(row, steps=False).problems] == [True]

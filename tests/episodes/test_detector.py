@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,44 @@ def test_marks_explain_rises() -> None:
         assert not counted(found), confounder
         if confounder in seen:
             assert any(seen[confounder] in e.flags for e in found), confounder
+
+
+def test_a_rise_out_of_the_warm_up_counts_if_it_goes_on_after_it() -> None:
+    """The warm-up ends at a third of the rise, and after it."""
+    y = hump(600, 60, 120, 1.0)
+    plain = counted(detect_episodes(np.arange(600), y))[0]
+    assert "warmup" not in plain.flags
+    found = counted(detect_episodes(np.arange(600), y, warmup_steps=85))
+    assert [e.flags for e in found] == [("warmup",)]
+    assert (found[0].peak, found[0].recovery) == pytest.approx((plain.peak, plain.recovery), abs=12)
+    over = detect_episodes(np.arange(600), y, warmup_steps=130)
+    assert not counted(over)
+    assert any("warmup" in e.flags for e in over)
+
+
+def test_what_is_found_without_the_warm_up_is_no_second_episode_of_it() -> None:
+    y = hump(600, 60, 120, 2.0)
+    found = counted(detect_episodes(np.arange(600), y, warmup_steps=68))
+    assert len(found) == 1
+    assert found[0].flags == ()
+
+
+def test_a_logarithm_is_tested_as_such() -> None:
+    norms = np.exp(hump(600, 300, 60, 0.8))
+    asked = detect_episodes(np.arange(600), norms, logarithm=True)
+    assert {e.tested_curve for e in asked} == {"logarithm"}
+    taken = detect_episodes(np.arange(600), np.log(norms))
+    assert [replace(e, tested_curve="raw") for e in asked] == taken
+    assert counted(asked)[0].amplitude == pytest.approx(0.8, rel=0.2)  # A log ratio.
+
+
+@pytest.mark.parametrize("wrong", [0.0, -2.5])
+def test_what_has_no_logarithm_is_named(wrong: float) -> None:
+    norms = np.where(np.arange(300) == 40, wrong, 1 + hump(300, 100, 30, 0))
+    with pytest.raises(UsageError, match=rf"logarithm: {wrong:g} at step 40 has none; only values above 0 do"):
+        detect_episodes(np.arange(300), norms, logarithm=True)
+    with pytest.raises(UsageError, match="control: difficulty adds to a loss"):
+        detect_episodes(np.arange(300), norms, logarithm=True, control=np.ones(300))
 
 
 def test_a_bad_batch_is_a_spike_that_does_not_count() -> None:

@@ -75,6 +75,13 @@ def test_the_page_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     assert "![" not in page(read_results(tmp_path), tmp_path, "results")
 
 
+def test_the_page_says_where_a_classifier_answers_alike(tmp_path: Path) -> None:
+    runs = [record("LoRA", seed, task="mrpc", metrics={"matthews_correlation": 0.2 * seed}) for seed in range(3)]
+    text = page([result(runs=runs)], tmp_path, ".")
+    assert "In 1 of 3 runs on mrpc every held-out example got the same answer" in text
+    assert "same answer" not in page([result()], tmp_path, ".")
+
+
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page([], RESULTS, "results")
     lines = [line for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from landscape.analysis.slice_settings import SliceSettings
 from landscape.config import RunConfig
 from landscape.store import Run, SnapshotLayout, Store
 from landscape.store.slices import SliceFile, slice_path, write_slice
@@ -63,12 +65,19 @@ def fill_shared(store: Store, *runs: Run) -> None:
     write_slice(slice_path(store.path / "analysis", 1, "joint"), slice_of(*(run.id for run in runs)))
 
 
+SLICE = {
+    "id": "x", "space": "adapter", "steps": [0], "step": 0, "anchors": [0], "draws": [{}], "metric": "loss",
+    "num_examples": 8, "num_labels": 200, "precision": "float32", "split": "probe",
+    "settings": asdict(SliceSettings(dims=1, points=5).checked()),
+}  # fmt: skip
+
+
 def slice_of(*runs: str) -> SliceFile:
     loss = np.linspace(1.0, 2.0, 5)[None]
     return SliceFile(
         axes=(np.linspace(-1, 1, 5),), loss=loss, standard_error=loss / 10, evaluated=np.ones_like(loss, dtype=bool),
         origin_loss=1.5, trajectories=(), flatness=None,
-        info={"run": runs[0], "runs": list(runs), "space": "adapter", "steps": [0]},
+        info={**SLICE, "run": runs[0], "runs": list(runs), "id": "x" if len(runs) == 1 else "joint"},
     )  # fmt: skip
 
 

@@ -2,218 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pickle
+import shutil
+import threading
 import time
-import tracemalloc
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import psutil
 import pytest
 import yaml
 
-from landscape.config import RunConfig
-from landscape.errors import StoreError, UsageError
-from landscape.store import Run, Store
-from landscape.store.atomic import read_json, write_checked_json
-from landscape.store.config_file import write_config
-from landscape.store.lines import encode_line
+from landscape.errors import LandscapeError, StoreError, UsageError
+from landscape.store import Store
 from landscape.store.verify import verify
 from tests.command_line import invoke, payload
-from tests.store.full_runs import add, contents, slice_of
+from tests.store.full_runs import add, contents
+from tests.store.hostile_runs import ATTACKS, ESCAPE, HARMLESS, configured, pickled
 
-SCRIPT = "<script>alert('x')</script><img src=x onerror=alert(1)>[/red][link=file:///etc/passwd]$\\frac{"
-ESCAPE = "\x1b]0;pwned\x07\x1b[2J"
 SECONDS, MEMORY = 300, 1_500_000_000
-"""Bounds that an unmended bomb passes by far: seconds of a command, bytes that Python allocates in it."""
-
-
-class Payload:
-    """Leaves a file behind where it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.marker),))
-
-
-def raw_config(run: Run, text: str) -> None:
-    (run.path / "config.yaml").write_text(text)
-
-
-def configured(run: Run, **changes: object) -> None:
-    write_config(run.path / "config.yaml", RunConfig.parse({"max_steps": 12, "alpha": 16, **changes}))
-
-
-def status_of(run: Run, **changes: object) -> None:
-    path = run.path / "status.json"
-    write_checked_json(path, {**read_json(path), **changes})
-
-
-def lines(run: Run, *records: dict) -> None:
-    path = run.path / "attempts/1/metrics.jsonl"
-    path.write_bytes(b"".join(map(encode_line, records)))
-    (run.path / "metrics.parquet").unlink(missing_ok=True)
-
-
-def linked(run: Run, name: str, target: Path) -> None:
-    path = run.path / name
-    if path.is_dir():
-        path.rename(path.with_name(f"{path.name}-before"))
-    else:
-        path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
-def layouts(run: Run, **changes: object) -> None:
-    entry = {
-        "record_bytes": 96,
-        "tensors": [{"name": "A", "shape": [3], "dtype": "float32", "offset": 0}],
-        "aliases": {},
-    }
-    write_checked_json(run.path / "attempts/1/snapshots.json", {"streams": {"params": {**entry, **changes}}})
-
-
-def npz(path: Path, **members: bytes) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(f"{name}.npy", content)
-
-
-def header(shape: str, dtype: str = "<f8") -> bytes:
-    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-def zip_bomb(path: Path) -> None:
-    """A megabyte that unpacks to half a gigabyte and more, in six arrays."""
-    block = header("(13421772,)") + bytes(13421772 * 8)
-    npz(path, **{f"axis{index}": block for index in range(6)})
-
-
-def parquet_bomb(path: Path) -> None:
-    """Two kilobytes that declare a hundred million rows of nothing, often."""
-    schema = pa.schema([("step", pa.int64())])
-    block = pa.table({"step": pa.array(np.zeros(1_000_000, np.int64))}, schema)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for _ in range(250):
-            writer.write_table(block)
-
-
-def alias_bomb() -> str:
-    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-    return "\n".join(rows)
-
-
-def merge_bomb() -> str:
-    rows = ["a0: &a0 {k: 1, l: 2}"]
-    return "\n".join(rows + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 10)])
-
-
-def pickled(outside: Path) -> bytes:
-    return pickle.dumps(Payload(outside / "unpickled"))
-
-
-def object_array(outside: Path) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.array([Payload(outside / "unpickled")], dtype=object), allow_pickle=True)
-    return file.getvalue()
-
-
-def fifo(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def sparse(path: Path, size: int) -> None:
-    path.write_bytes(b"")
-    os.truncate(path, size)
-
-
-def foreign_slice(run: Run, /, **info: object) -> None:
-    item = slice_of(run.id)
-    arrays = {"axis0": item.axes[0], "loss": item.loss, "standard_error": item.standard_error}
-    arrays |= {"evaluated": item.evaluated, "origin_loss": 1.0, "info": json.dumps({**item.info, **info})}
-    np.savez(run.analysis_dir / "slice1d-x.npz", **{name: np.array(value) for name, value in arrays.items()})
-
-
-Attack = Callable[[Run, Path], None]
-DEEP = "[" * 100_000
-ATTACKS: dict[str, Attack] = {
-    "link-config": lambda run, out: linked(run, "config.yaml", out / "config.yaml"),
-    "link-status": lambda run, out: linked(run, "status.json", out / "status.json"),
-    "link-metrics": lambda run, out: linked(run, "attempts/1/metrics.jsonl", out / "metrics.jsonl"),
-    "link-attempt": lambda run, out: linked(run, "attempts/1", out / "attempt"),
-    "link-analysis": lambda run, out: linked(run, "analysis", out / "analysis"),
-    "link-parquet": lambda run, out: linked(run, "metrics.parquet", out / "table.parquet"),
-    "link-circle": lambda run, out: linked(run, "status.json", run.path / "status.json"),
-    "link-base": lambda run, out: linked(run, "attempts/1/base.safetensors", out / "base.safetensors"),
-    "pipe-config": lambda run, out: fifo(run.path / "config.yaml"),
-    "pipe-status": lambda run, out: fifo(run.path / "status.json"),
-    "pipe-metrics": lambda run, out: fifo(run.path / "attempts/1/metrics.jsonl"),
-    "pipe-table": lambda run, out: fifo(run.path / "analysis/sharpness.parquet"),
-    "pipe-slice": lambda run, out: fifo(run.path / "analysis/slice1d-x.npz"),
-    "path-stream": lambda run, out: write_checked_json(
-        run.path / "attempts/1/snapshots.json", {"streams": {"../../../../x": {}}}
-    ),
-    "path-attempt": lambda run, out: status_of(run, attempt="../../.."),
-    "path-identity": lambda run, out: write_checked_json(run.path / "identity.json", {"run_id": "../x", "digests": {}}),
-    "path-slice": lambda run, out: foreign_slice(run, run="../../../x", runs=["../../../x"]),
-    "huge-attempt": lambda run, out: status_of(run, attempt=10**30),
-    "huge-step": lambda run, out: lines(run, {"step": 10**30, "loss_clean": 1.0}),
-    "huge-number": lambda run, out: lines(run, {"step": 1, "loss_clean": 10**400}),
-    "huge-layout": lambda run, out: layouts(
-        run,
-        record_bytes=1 << 60,
-        tensors=[{"name": "A", "shape": [1 << 58], "dtype": "float32", "offset": 0}],
-    ),
-    "huge-dimensions": lambda run, out: (run.path / "attempts/1/snapshots.json").write_text(
-        '{"streams": {"params": {"record_bytes": 96, "aliases": {}, "tensors": '
-        '[{"name": "A", "shape": [1e400], "dtype": "float32", "offset": 0}]}}}'
-    ),
-    "huge-array": lambda run, out: npz(run.path / "analysis/slice1d-x.npz", loss=header("(1000000000000,)")),
-    "huge-order": lambda run, out: (run.root / "orders/n9-seed9.npy").write_bytes(header("(1000000000000,)", "<i8")),
-    "huge-table": lambda run, out: parquet_bomb(run.path / "analysis/sharpness.parquet"),
-    "huge-zip": lambda run, out: zip_bomb(run.path / "analysis/slice1d-x.npz"),
-    "huge-status": lambda run, out: sparse(run.path / "status.json", 1 << 40),
-    "huge-config": lambda run, out: sparse(run.path / "config.yaml", 1 << 40),
-    "huge-line": lambda run, out: sparse(run.path / "attempts/1/metrics.jsonl", 1 << 40),
-    "huge-columns": lambda run, out: lines(run, {"step": 1, **{f"k{index}": 1 for index in range(20_000)}}),
-    "deep-status": lambda run, out: (run.path / "status.json").write_text(DEEP),
-    "deep-line": lambda run, out: (run.path / "attempts/1/metrics.jsonl").write_text(DEEP + "\n"),
-    "deep-config": lambda run, out: raw_config(run, DEEP),
-    "yaml-tag": lambda run, out: raw_config(run, f"!!python/object/apply:os.mkdir ['{out}/unpickled']"),
-    "yaml-binary": lambda run, out: raw_config(run, "model_kwargs: {a: !!binary gIGC}"),
-    "yaml-aliases": lambda run, out: raw_config(run, alias_bomb()),
-    "yaml-merges": lambda run, out: raw_config(run, merge_bomb()),
-    "yaml-circle": lambda run, out: raw_config(run, "model_kwargs: &a {a: *a}"),
-    "yaml-digits": lambda run, out: raw_config(run, f"rank: 0x{'f' * 9000}"),
-    "pickle-config": lambda run, out: (run.path / "config.yaml").write_bytes(pickled(out)),
-    "pickle-table": lambda run, out: (run.path / "analysis/sharpness.parquet").write_bytes(pickled(out)),
-    "pickle-slice": lambda run, out: npz(run.path / "analysis/slice1d-x.npz", loss=object_array(out)),
-    "pickle-tensors": lambda run, out: (run.path / "attempts/1/base.safetensors").write_bytes(pickled(out)),
-    "pickle-order": lambda run, out: (run.root / "orders/n7-seed7.npy").write_bytes(object_array(out)),
-    "kind-nested": lambda run, out: lines(run, {"step": 1, "loss_clean": [[1, 2], {"a": 3}], "split": None}),
-    "kind-split": lambda run, out: lines(run, {"step": 1, "split": ["a"]}),
-    "kind-surrogate": lambda run, out: lines(run, {"step": 1, "note": "\ud800", "\ud800": 1}),
-    "kind-slice": lambda run, out: foreign_slice(run, runs=5, run=["x"]),
-    "kind-slice-words": lambda run, out: foreign_slice(run, space=7, steps="x", settings=[1], examples={"a": []}),
-    "kind-config": lambda run, out: raw_config(run, "rank: [1]\nmethod: {a: 1}\nseed: x\nlr: yes\nreport_to: 5"),
-    "words-config": lambda run, out: configured(run, method=SCRIPT, task=SCRIPT, model=SCRIPT),
-    "words-error": lambda run, out: status_of(run, state="failed", error=SCRIPT + ESCAPE, environment={SCRIPT: SCRIPT}),
-    "words-slice": lambda run, out: foreign_slice(run, space=SCRIPT, split=SCRIPT),
-    "words-columns": lambda run, out: lines(run, {"step": 1, SCRIPT: 1.0, "split": SCRIPT, "loss": 1.0}),
-}
-HARMLESS = ("huge-number", "kind-nested", "kind-surrogate", "kind-slice-words", "path-slice", "words-")
-"""What `verify` has no reason to report: odd, and whole."""
+"""Bounds that an unmended bomb passes by far: seconds of a command, bytes that the process grows by in it."""
 
 
 @pytest.fixture(scope="module")
@@ -256,17 +63,36 @@ def nothing_happened_outside(outside):
 
 def bounded(*arguments: object, codes: tuple[int, ...] = (0,)):
     """Call a command within bounds of time and memory; it ends in order."""
-    tracemalloc.start()
-    start = time.monotonic()
+    process, start = psutil.Process(), time.monotonic()
+    before, sizes, ended = process.memory_info().rss, [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            sizes.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         result = invoke(*arguments)
     finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        ended.set()
+        watcher.join()
     assert result.exit_code in codes, f"{arguments}: {result.output[-2000:]}\n{result.exception!r}"
     assert time.monotonic() - start < SECONDS
-    assert peak < MEMORY
+    assert max(sizes) - before < MEMORY
     return result
+
+
+def test_status(strange):
+    said = payload(bounded("status", strange, "--json", "--limit", "0"))
+    states = {row["run_id"]: row["state"] for row in said["runs"]}
+    assert states["sound"] == "done"
+    assert len(states) == len(ATTACKS) + 1
+    assert "link-run" not in states
+    table = bounded("status", strange, "--limit", "0").stdout
+    assert "sound" in table
+    assert "\x1b]0;" not in table
+    bounded("status", strange, "--where", "rank>=1")
 
 
 def test_verify(strange):
@@ -280,9 +106,45 @@ def test_verify(strange):
     assert ESCAPE[:2] not in bounded("verify", strange, codes=(3,)).stdout
 
 
+def test_report(strange, tmp_path):
+    bounded("report", strange, "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "sound" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+
+
+def test_figures(strange, tmp_path):
+    bounded("figures", strange, "-o", tmp_path, "--format", "svg,html,csv")
+    for path in tmp_path.iterdir():
+        text = path.read_text()
+        assert path.suffix == ".csv" or "<script>alert" not in text
+        assert path.suffix == ".csv" or "<img src=x" not in text
+
+
 def test_analyze(strange):
     bounded("analyze", "episodes", strange, codes=(0, 2, 3))
     bounded("analyze", "sharpness", strange, "--where", "id=='x-words-config'", codes=(2, 3))
+
+
+def test_maintenance(strange, tmp_path):
+    bounded("prune", strange, "--policy", "every:2", codes=(0, 3))
+    said = payload(bounded("pack", strange, "-o", tmp_path / "packed", "--json", codes=(3,)))
+    assert "sound" not in said["left_out"]
+    packed = tmp_path / "packed"
+    assert not any(path.is_symlink() or path.is_fifo() for path in packed.rglob("*"))
+    said = payload(bounded("merge", strange, "--into", tmp_path / "merged", "--json", codes=(3,)))
+    assert {item["run_id"]: item["action"] for item in said["runs"]}["sound"] == "copied"
+    assert not any(path.is_symlink() or path.is_fifo() for path in (tmp_path / "merged").rglob("*"))
+
+
+def test_worker(strange):
+    """What it may take, it takes; the rest neither stops it nor is waited for."""
+    before = {run.id for run in Store.open(strange).runs()}
+    bounded("worker", strange, "--idle-timeout", "0", "--where", "id=='sound'")
+    result = bounded("worker", strange, "--idle-timeout", "0", "--max-runs", "0")
+    assert "runs taken" in result.output
+    assert {run.id for run in Store.open(strange).runs()} == before
 
 
 def test_repair_and_prune_touch_nothing_outside(outside, tmp_path):
@@ -292,6 +154,22 @@ def test_repair_and_prune_touch_nothing_outside(outside, tmp_path):
         ATTACKS[name](run, outside)
     verify(store, repair=True)
     bounded("prune", store.path, "--policy", "last", "--yes", codes=(0, 3))
+
+
+def test_what_the_dashboard_reads(strange):
+    from app.reader import StoreReader
+
+    reader = StoreReader(strange)
+    rows = {row.id: row for row in reader.rows()}
+    assert rows["sound"].state == "done"
+    for name, row in rows.items():
+        try:
+            data = reader.with_slices(row)
+        except LandscapeError:
+            continue
+        if name == "sound":
+            assert len(data.metrics) == 12
+            assert data.problems == ()
 
 
 def test_a_run_does_not_bring_its_own_code(tmp_path, outside):
@@ -326,3 +204,12 @@ def test_aliases_within_reason_are_read(tmp_path):
     assert values["c"] == [values["a"]] * 2
     assert values["d"] == "2026-01-01"
     assert yaml.safe_load(path.read_text())["b"] == {"rank": 16, "lr": "2e-4"}
+
+
+@pytest.mark.parametrize("name", ["runs", "orders", "base_loss", "analysis", "sweeps"])
+def test_no_folder_of_a_store_lies_elsewhere(tmp_path, outside, name):
+    store = Store.create(tmp_path / "store")
+    shutil.rmtree(store.path / name, ignore_errors=True)
+    (store.path / name).symlink_to(outside)
+    with pytest.raises(StoreError, match=f"{name} leads out of the store"):
+        Store.open(store.path)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +20,17 @@ from landscape.store import Store
 from landscape.sweeps import plan_sweep, run_sweep
 from landscape.sweeps.engines import Job, Resources
 from landscape.sweeps.engines.ray import RayEngine, _options, _room
-from tests.sweeps.fault_jobs import assert_equal_stores, finishers, grid, undisturbed
+from tests.command_line import SETS, invoke, payload
+from tests.sweeps.fault_jobs import (
+    assert_equal_stores,
+    command,
+    finishers,
+    grid,
+    leave,
+    progress,
+    queue,
+    undisturbed,
+)
 
 pytest.importorskip("ray", reason="pip install 'lora-landscape[ray]'")
 pytestmark = [
@@ -27,6 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+FEWEST_KILLS, MOST_KILLS = 5, 24
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +50,22 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    patient = {"health_check_failure_threshold": 10}  # of a busy machine; a lost node is noticed after half a minute
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient})
     for _ in range(2):
-        made.add_node(num_cpus=1, num_gpus=1)
+        add_node(made, num_cpus=1, num_gpus=1)
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+def add_node(cluster: Any, **resources: float) -> Any:
+    """One more node; on a busy machine it may not start within the 30 seconds that Ray waits for it."""
+    for _ in range(4):
+        with contextlib.suppress(Exception):
+            return cluster.add_node(**resources)
+    return cluster.add_node(**resources)
 
 
 def job(key: str, function: str, **arguments: object) -> Job:
@@ -99,7 +122,7 @@ def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, tmp_path: Path, monke
     monkeypatch.setenv("LANDSCAPE_LEASE_SECONDS", "3")
     configs = grid(method=["lora", "mgpo"], seed=[0, 1])
     expected = undisturbed(tmp_path / "expected", configs)
-    victim = cluster.add_node(num_cpus=1)
+    victim = add_node(cluster, num_cpus=1)
     store = tmp_path / "store"
     plan = plan_sweep(configs, store)
 
@@ -124,3 +147,103 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("refused")))
     with pytest.raises(UsageError, match=r"--address 127\.0\.0\.1:1: no Ray cluster there \(refused\)"):
         RayEngine(1, address="127.0.0.1:1")
+
+
+@pytest.mark.timeout(3600)
+def test_random_kills(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and nodes, at random moments; the driver's own death is `test_a_killed_driver_is_resumed`."""
+    monkeypatch.setenv("LANDSCAPE_LEASE_SECONDS", "3")
+    configs = grid(method=["lora", "mgpo", "ggpo"], rank=[4, 8], seed=[0, 1])
+    expected = undisturbed(tmp_path / "expected", configs)
+    store = tmp_path / "store"
+    killer = Killer(cluster, store, kills=MOST_KILLS)
+    killer.start()
+    states: dict[str, str] = {}
+    for _ in range(MOST_KILLS):  # a run that died five times in a row at one step is failed, and waits to be resumed
+        result = run_sweep(
+            plan_sweep(configs, store), engine=RayEngine(3, resources=Resources(cpus=1, gpus=0), poll=0.1)
+        )
+        states = result.states
+        if set(states.values()) == {"done"}:
+            break
+    killer.ended.set()
+    killer.join()
+    assert set(states.values()) == {"done"}
+    assert killer.hits >= FEWEST_KILLS
+    assert killer.nodes_lost
+    assert_equal_stores(Store.open(store), expected)
+    assert set(finishers(Store.open(store)).values()) == {1}
+
+
+class Killer(threading.Thread):
+    """Kills who works on a run after a random number of further steps; twice a whole node, with what it works on.
+
+    Attributes:
+        hits: kills so far, lost nodes among them.
+    """
+
+    def __init__(self, cluster: Any, store: Path, kills: int) -> None:
+        super().__init__(daemon=True)
+        self.cluster, self.store, self.kills = cluster, store, kills
+        self.hits = self.nodes_lost = 0
+        self.ended = threading.Event()
+        self._draw = random.Random(kills)
+        # All of them now: Ray starts nodes in the main thread alone.
+        self._nodes = [add_node(cluster, num_cpus=1) for _ in range(2)]
+
+    def run(self) -> None:
+        while self.hits < self.kills and not self.ended.is_set():
+            goal = progress(self.store) + self._draw.choice([0, 1, 1, 2, 3])
+            while progress(self.store) < goal and not self.ended.is_set():
+                time.sleep(0.02)
+            time.sleep(self._draw.uniform(0, 0.5))
+            victims = [claim.pid for claim in self._claims() if claim.is_open and claim.pid]
+            if not victims:
+                continue
+            if self.hits % 4 == 3 and self._nodes:
+                self.cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+                self.nodes_lost += 1
+                self.hits += 1
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._draw.choice(victims), signal.SIGKILL)
+                    self.hits += 1
+
+    def _claims(self) -> list[Any]:
+        if not (self.store / "store.json").exists():
+            return []
+        claims = [run.last_claim for run in Store.open(self.store).runs()]
+        return [claim for claim in claims if claim is not None]
+
+
+def test_a_killed_driver_is_resumed(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANDSCAPE_LEASE_SECONDS", "3")
+    configs = grid(method=["mgpo"], seed=[0, 1])
+    expected = undisturbed(tmp_path / "expected", configs)
+    store = tmp_path / "store"
+    queue(store, configs)
+    arguments = ("resume", store, "--engine", "ray", "--address", cluster.address, "--workers", 1, "--gpus-per-run", 0)
+    for steps in (4, 12):
+        process = command(*arguments)
+        while progress(store) < steps:
+            assert process.poll() is None
+            time.sleep(0.05)
+        leave([process])
+    assert command(*arguments).wait(600) == 0
+    assert_equal_stores(Store.open(store), expected)
+    assert set(finishers(Store.open(store)).values()) == {1}
+
+
+def test_analyses_are_measured_on_the_cluster(cluster: Any, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert invoke("train", *SETS, "--store", store).exit_code == 0
+    options = ("--steps", "0,3", "--num-probes", "2", "--json")
+    there = invoke("analyze", "trace", store, "--engine", "ray", "--workers", "1", *options)
+    assert there.exit_code == 0, there.output
+    measured = payload(there)["results"]
+    assert [row["step"] for rows in measured.values() for row in rows] == [0, 3]
+    shutil.rmtree(Store.open(store).runs()[0].analysis_dir)
+    here = payload(invoke("analyze", "trace", store, *options))["results"]
+    assert [row["value"] for rows in here.values() for row in rows] == pytest.approx(
+        [row["value"] for rows in measured.values() for row in rows], rel=1e-5
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from landscape.config import RunConfig
 from landscape.errors import UsageError
 from landscape.store import Store
 from landscape.training import train
-from landscape.training.trackers import TRACKERS, check_trackers
+from landscape.training.trackers import _PACKAGES, TRACKERS, check_trackers
 from tests.training.conftest import QUICK
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
@@ -43,12 +44,11 @@ def wandb_steps(folder: Path, run_ids: list[str]) -> dict[str, list[int]]:
 
 
 def mlflow_steps(folder: Path, run_ids: list[str]) -> dict[str, list[int]]:
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        rows = database.execute(
-            "select runs.name, metrics.step from metrics join runs using (run_uuid) "
-            "where metrics.key like '%loss_clean' order by metrics.step"
-        ).fetchall()
-    return {run_id: [step for name, step in rows if name == run_id] for run_id in run_ids}
+    found = {}
+    for path in (folder / "mlruns").rglob("metrics/*loss_clean"):
+        name = (path.parents[1] / "tags" / "mlflow.runName").read_text()
+        found[name] = [int(line.split()[2]) for line in path.read_text().splitlines()]
+    return found
 
 
 def trackio_steps(folder: Path, run_ids: list[str]) -> dict[str, list[int]]:
@@ -64,15 +64,18 @@ def trackio_steps(folder: Path, run_ids: list[str]) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_every_step_of_every_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(name, reason=f"pip install {name}")
+    pytest.importorskip(name, reason=f"pip install {_PACKAGES.get(name, name)}")
     monkeypatch.chdir(tmp_path)
     for variable, value in {
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
         "TRACKIO_DIR": str(tmp_path / "trackio"),
     }.items():
         monkeypatch.setenv(variable, value)
+    for module in [module for module in sys.modules if module.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, module)  # it reads its folder's name when it is imported
     runs = [train(RunConfig.parse({**QUICK, "report_to": [name], "seed": seed}), tmp_path / "store") for seed in SEEDS]
     ids = [run.run_id for run in runs]
     read = {"tensorboard": tensorboard_steps, "wandb": wandb_steps, "mlflow": mlflow_steps, "trackio": trackio_steps}
@@ -83,7 +86,7 @@ def test_every_step_of_every_run(name: str, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mlflow", r"report_to: 'mlflow' is not installed; installed: none\. pip install mlflow"),
+        ("mlflow", r"report_to: 'mlflow' is not installed; installed: none\. pip install mlflow-skinny"),
         ("wandbb", r"report_to: 'wandbb' is not installed; .* Did you mean 'wandb'\?"),
     ],
 )
