@@ -35,12 +35,14 @@ THREE = f"{REBOUNDING} and seed == 1"
 SHOWN = f"{THREE} and method == lora"
 STEPS = "0,40,80,100,130,200,360"
 """Before, along, at the peak of and after the rebound of the run that is shown."""
+LATER = f"10{STEPS[1:]}"
+"""Before the first step Adam has no moments."""
 SMALL = ["--num-examples", "16"]
 ANALYSES = [
     ["episodes"],
     ["gap"],
     ["sharpness", "--steps", STEPS, "--tol", "1e-2", *SMALL],
-    ["sharpness", "--where", THREE, "--space", "preconditioned", "--steps", STEPS, "--tol", "1e-2", *SMALL],
+    ["sharpness", "--where", THREE, "--space", "preconditioned", "--steps", LATER, "--tol", "1e-2", *SMALL],
     ["density", "--where", SHOWN, "--steps", "40,100,360", "--num-examples", "32", "--num-steps", "30",
      "--num-probes", "2"],
     ["layers", "--where", SHOWN, "--steps", "40,100,360", "--group", "block", "--tol", "5e-2", *SMALL],

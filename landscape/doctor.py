@@ -10,7 +10,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -235,6 +235,17 @@ def _usable_cores() -> int:
 def _version(package: str) -> str | None:
     """Of an installed package; None also where its files are there and its module is not."""
     try:
-        return version(package) if importlib.util.find_spec(package) is not None else None
-    except (PackageNotFoundError, ImportError, ValueError):
+        if importlib.util.find_spec(package) is None:
+            return None
+        # A module may come with another package than its own: mlflow with mlflow-skinny.
+        packages = [package, *packages_distributions().get(package, [])]
+        return next(found for name in packages if (found := _installed(name)))
+    except (ImportError, ValueError, StopIteration):
+        return None
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
         return None

@@ -35,7 +35,9 @@ def test_tables_and_sentences(store: Path) -> None:
 
 def test_json(store: Path) -> None:
     answer = payload(invoke("analyze", "episodes", store, "--where", "rank==64", "--resamples", 199, "--json"))
-    assert answer["settings"] == {"column": "loss_clean", "adjust": "none", "resamples": 199, "seed": 0}
+    assert answer["settings"] == {
+        "column": "loss_clean", "adjust": "none", "resamples": 199, "seed": 0, "logarithm": None,
+    }  # fmt: skip
     assert len(answer["results"]) == 6
     assert {row["q_runs"] for rows in answer["results"].values() for row in rows} == {6}
     [together] = answer["sweeps"]

@@ -69,7 +69,9 @@ def _ask(context: Context, started: int, tested: int) -> None:
 def _table(context: Context, rows: Sequence[RunRow], runs: Sequence[RunData]) -> None:
     names = {row.id: label(row) for row in rows}
     table = episode_rows(runs, names)
-    found = table[(table["q_value"].fillna(table["p_value"]) <= 0.05) & (table["kind"] != "none")]
+    # A run's q is its clearest rebound's; a weak second one does not count with it.
+    q_value, p_value = table["q_value"].fillna(table["p_value"]), table["p_value"]
+    found = table[(q_value <= 0.05) & (p_value <= 0.05) & (table["kind"] != "none")]
     st.markdown(f"**{len(set(found['id']))} of {len(runs)} runs rebound**, {len(found)} rebounds in all.")
     only = st.toggle("Only those that count", value=True, key="counted", bind="query-params")
     shown = found if only and len(found) else table

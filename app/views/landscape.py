@@ -32,8 +32,9 @@ def show(context: Context) -> None:
         )  # fmt: skip
         return
     with section():
+        compared = [run_id for run_id in rows if run_id in joint]
         chosen = choose_several(
-            st, "Runs", list(rows), "runs", default=list(rows)[:MOST_RUNS],
+            st, "Runs", list(rows), "runs", default=(compared or list(rows))[:MOST_RUNS],
             max_selections=MOST_RUNS, format_func=lambda i: label(rows[i]) if i in rows else i,
             help="Runs measured alike share a picture and one scale.",
         )  # fmt: skip

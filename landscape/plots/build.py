@@ -91,10 +91,12 @@ class Facets:
 def colors(cells: Iterable[Cell], axes: Sequence[str] = ()) -> dict[Cell, str]:
     """A method's own color, in shades from light to dark where its cells differ by more than the panels' ``axes``."""
     result = {}
-    for _, same in itertools.groupby(sorted(cells, key=lambda cell: cell.sort_key), key=lambda cell: cell.method):
+    for method, same in itertools.groupby(sorted(cells, key=lambda cell: cell.sort_key), key=lambda cell: cell.method):
         members = list(same)
         keys = [_without(cell, axes, members) for cell in members]
-        order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        # Not as they come: the first panel may lack the lowest rate.
+        ranked = sorted(set(keys), key=lambda key: replace(key, method=method).sort_key)
+        order = {key: index for index, key in enumerate(ranked)}
         for cell, key in zip(members, keys, strict=True):
             position = order[key] / (len(order) - 1) if len(order) > 1 else 0.5
             result[cell] = shade(method_style(cell.method).color, position)

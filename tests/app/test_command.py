@@ -65,6 +65,9 @@ def test_the_demo_is_small_and_has_everything(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "demo")
     runs = store.runs()
     assert {run.config.method for run in runs} == {"lora", "ggpo", "mgpo"}
+    cells = {(run.config.method, run.config.rank, run.config.learning_rate) for run in runs}
+    seeds = [(run.config.method, run.config.rank, run.config.learning_rate, run.config.seed) for run in runs]
+    assert sorted(seeds) == sorted((*cell, seed) for cell in cells for seed in range(3))
     assert {run.status.state for run in runs} == {"done"}
     assert all(len(run.metrics()) == run.config.max_steps for run in runs)
     assert all(run.status.host is None for run in runs)
@@ -85,6 +88,6 @@ def test_the_demo_is_small_and_has_everything(tmp_path: Path) -> None:
 
 def test_the_demo_is_a_copy_that_goes_away() -> None:
     with dashboard._store(None) as path:
-        assert len(Store.open(path).runs()) >= 15
+        assert len(Store.open(path).runs()) == 21
         assert DEMO.parent not in path.parents
     assert not path.exists()

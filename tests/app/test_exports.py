@@ -15,6 +15,7 @@ from app.exports import MIME, adapter_bytes, figure_bytes, report_bytes, surface
 from app.verdicts import COLUMNS, find_table, read_verdicts
 from landscape.errors import StoreError
 from landscape.plots import Measured, SurfaceData, surface_figure
+from landscape.reproduction.verdict import VERDICTS
 from landscape.store import Store
 from tests.synthetic_runs import run, write
 
@@ -56,16 +57,20 @@ def test_adapters(tmp_path: Path) -> None:
     with zipfile.ZipFile(Path(__file__).resolve().parents[2] / "landscape" / "assets" / "demo-store.zip") as archive:
         archive.extractall(tmp_path)
     store = Store.open(tmp_path / "demo")
-    source = next(item for item in store.runs() if item.id.startswith("lora-r8-lr0.02-"))
-    packed = zipfile.ZipFile(io.BytesIO(adapter_bytes(source, 60)))
+    source = next(item for item in store.runs() if item.streams())
+    packed = zipfile.ZipFile(io.BytesIO(adapter_bytes(source, 80)))
     assert [Path(name).name for name in packed.namelist()] == ["adapter_config.json", "adapter_model.safetensors"]
-    with pytest.raises(StoreError, match="no snapshot of step 61; the nearest is 60"):
-        adapter_bytes(source, 61)
+    with pytest.raises(StoreError, match="no snapshot of step 81; the nearest is 80"):
+        adapter_bytes(source, 81)
+
+
+SHIPPED = Path(__file__).resolve().parents[2] / "experiments" / "reproduction.csv"
 
 
 def test_verdicts(tmp_path: Path) -> None:
     store = write([run(max_steps=60)], tmp_path / "store")
-    assert find_table(store.path) is None
+    assert find_table(store.path) == SHIPPED
+    assert set(read_verdicts(SHIPPED)["verdict"]) <= set(VERDICTS)
     path = store.path / "reproduction.csv"
     path.write_text(",".join(COLUMNS) + "\nMGPO,Table 2,GSM8K,50.1,,,tiny,not comparable\n")
     assert find_table(store.path) == path
@@ -79,4 +84,4 @@ def test_verdicts_lie_in_the_store(tmp_path: Path) -> None:
     store = write([run(max_steps=60)], tmp_path / "store")
     (tmp_path / "elsewhere.csv").write_text(",".join(COLUMNS) + "\n")
     (store.path / "reproduction.csv").symlink_to(tmp_path / "elsewhere.csv")
-    assert find_table(store.path) is None
+    assert find_table(store.path) == SHIPPED
