@@ -110,9 +110,12 @@ TARGET = """index => {
   const layout = plot._fullLayout;
   const x = layout['xaxis' + trace.xaxis.slice(1)], y = layout['yaxis' + trace.yaxis.slice(1)];
   const box = plot.getBoundingClientRect();
+  const place = i => [x._offset + x.c2p(x.d2c(trace.x[i])), y._offset + y.c2p(y.d2c(trace.y[i]))];
+  const [left, top] = place(index);
+  const isUnder = i => Math.hypot(place(i)[0] - left, place(i)[1] - top) <= trace.marker.size;
   return {
-    x: box.left + x._offset + x.c2p(x.d2c(trace.x[index])), y: box.top + y._offset + y.c2p(y.d2c(trace.y[index])),
-    run: trace.customdata[index][0], step: trace.customdata[index][1],
+    x: box.left + left, y: box.top + top, run: trace.customdata[index][0],
+    steps: [...trace.x.keys()].filter(isUnder).map(i => trace.customdata[i][1]),
   };
 }"""
-"""Where a click opens a snapshot, and which."""
+"""Where a click opens a snapshot: of which run, and of which steps, as points a few pixels apart lie under one click."""
