@@ -118,4 +118,4 @@ TARGET = """index => {
     steps: [...trace.x.keys()].filter(isUnder).map(i => trace.customdata[i][1]),
   };
 }"""
-"""Where a click opens a snapshot: of which run, and of which steps, as points a few pixels apart lie under one click."""
+"""Where a click opens a snapshot, of which run, and of which steps: points a few pixels apart lie under one click."""
