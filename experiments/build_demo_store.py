@@ -4,8 +4,8 @@
 
 Trains LoRA, LoRA-GGPO and LoRA-MGPO on the tiny model over three seeds, at a rate where the loss of rank 32 rebounds
 and at a lower one, and LoRA at rank 8, where it does not; asks every kind of analysis; and packs the result into
-``landscape/assets/demo-store.zip``, with two snapshots of one rebound. It takes some 25 minutes on one core. With
-``--store`` what was trained and measured is kept there, and a second call goes on from it.
+``landscape/assets/demo-store.zip``, with two snapshots of one rebound. It took more than an hour on two busy
+cores. With ``--store`` what was trained and measured is kept there, and a second call goes on from it.
 """
 
 from __future__ import annotations
