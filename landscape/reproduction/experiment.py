@@ -57,12 +57,25 @@ class SliceAnalysis(_Part):
     delta: float = Field(0.1, gt=0)
 
 
+class GenerationAnalysis(_Part):
+    """GSM8K's exact match of what the last snapshot writes, for runs on ``tasks``.
+
+    HumanEval runs the model's programs and MT-Bench asks a judge, so both are left to ``landscape evaluate``; what it
+    found at the last snapshot is read just the same.
+    """
+
+    tasks: tuple[str, ...] = ("gsm8k", "metamathqa")
+    limit: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
+
+
 class Analyses(_Part):
     """What is measured after training; the generalization gap always is."""
 
     episodes: EpisodeAnalysis | None = None
     sharpness: SharpnessAnalysis | None = None
     slice: SliceAnalysis | None = None
+    generation: GenerationAnalysis | None = None
 
 
 class PaperValue(_Part):

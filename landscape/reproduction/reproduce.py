@@ -32,6 +32,7 @@ from landscape.sweeps.analyses import GAP, SHARPNESS, SLICE, run_analyses
 
 ENDED = ("done", "diverged")
 _EPISODES = "landscape.analysis.episodes:episodes_cell"
+_GENERATION = "landscape.evaluation.run:evaluate_cell"
 FOLDER = "reproduction"
 """Of a store: the packed results of what was reproduced in it."""
 
@@ -104,7 +105,7 @@ def reproduce(
         if swept.interrupted:  # and what there is was asked for
             engine.until = None
         try:
-            errors |= _analyze(experiment.analyses_at(scale), opened, ended, engine, console)
+            errors |= _analyze(experiment.analyses_at(scale), opened, ended, engine, console, data_dir)
         except KeyboardInterrupt:
             return Outcome(None, (), (), errors, len(ended), len(cells), True)
     result = _pack(experiment, scale, opened, ended, len(cells))
@@ -136,7 +137,12 @@ def _by_id(cells: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def _analyze(
-    analyses: Analyses, store: Store, cells: dict[str, Cell], engine: TimedEngine, console: Console | None
+    analyses: Analyses,
+    store: Store,
+    cells: dict[str, Cell],
+    engine: TimedEngine,
+    console: Console | None,
+    data_dir: str | Path | None,
 ) -> dict[str, str]:
     """Everything that the experiment's rules need; what is known is not measured again."""
     from landscape.analysis.episodes import EpisodeSettings, set_q_values
@@ -144,8 +150,9 @@ def _analyze(
     place = {run_id: {"store": str(store.path.absolute()), "run_id": run_id} for run_id in cells}
     errors: dict[str, str] = {}
 
-    def ask(title: str, function: str, more: Callable[[str], dict[str, Any]]) -> None:
-        arguments = {run_id: {**values, **more(run_id)} for run_id, values in place.items() if run_id not in errors}
+    def ask(title: str, function: str, more: Callable[[str], dict[str, Any]], tasks: Sequence[str] = ()) -> None:
+        chosen = [key for key in place if key not in errors and (not tasks or cells[key].config.task in tasks)]
+        arguments = {run_id: {**place[run_id], **more(run_id)} for run_id in chosen}
         errors.update(run_analyses(title, function, arguments, engine, console).errors)
 
     # Whether a run has evaluations of both splits is its config's affair, not an error.
@@ -154,9 +161,11 @@ def _analyze(
         settings = EpisodeSettings(**analyses.episodes.model_dump())
         ask("episodes", _EPISODES, lambda _: {"options": asdict(settings)})
         set_q_values([store.get(run_id) for run_id in cells if run_id not in errors], settings)
-    sharp, cut = analyses.sharpness, analyses.slice
+    sharp, cut, written = analyses.sharpness, analyses.slice, analyses.generation
     steps: dict[str, list[int]] = {}
-    for run_id in cells if sharp or cut else ():
+    for run_id, cell in cells.items():
+        if not (sharp or cut or (written and cell.config.task in written.tasks)):
+            continue
         steps[run_id] = _snapshots(store, run_id)
         if not steps[run_id]:
             errors[run_id] = "no snapshots: it was trained by another experiment; give this one a store of its own"
@@ -171,7 +180,16 @@ def _analyze(
     if cut is not None:
         ask("slices", SLICE,
             lambda key: {"steps": steps[key][-1:], "options": {"dims": 1, **cut.model_dump()}})  # fmt: skip
+    if written is not None:
+        options = {"metric": "gsm8k", "data": _beside(data_dir), **written.model_dump(exclude={"tasks"})}
+        ask("GSM8K", _GENERATION, lambda key: {"steps": steps[key][-1:], "options": options}, written.tasks)
     return errors
+
+
+def _beside(data_dir: str | Path | None) -> str | None:
+    """GSM8K's folder among the data; None where there is none, and a run finds its own or the hub's."""
+    place = None if data_dir is None else Path(data_dir).expanduser() / "gsm8k"
+    return str(place.absolute()) if place is not None and place.is_dir() else None
 
 
 def _snapshots(store: Store, run_id: str) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from landscape.config import RunConfig
 from landscape.store import Store
+from landscape.store.leases import lease_seconds
 from landscape.sweeps import Cell, SweepPlan, run_sweep
 from landscape.sweeps.cells import _warnings_of_ours
 
@@ -27,6 +28,10 @@ def process_id() -> int:
 
 def threads() -> list[str | None]:
     return [os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+
+
+def lease_and_niceness() -> list[float]:
+    return [lease_seconds(), os.nice(0)]
 
 
 def fail(message: str) -> None:

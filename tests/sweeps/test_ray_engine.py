@@ -92,6 +92,15 @@ def test_actors_stay_warm_and_a_dead_one_is_replaced(cluster: Any) -> None:
         assert "worker lost" in (events["dead"].error or "")
 
 
+def test_actors_are_as_nice_as_the_cluster_and_know_the_term_of_leases(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDSCAPE_LEASE_SECONDS", "7")
+    with contextlib.closing(RayEngine(1, poll=0.05)) as engine:
+        (event,) = [event for event in engine.run([job("a", "lease_and_niceness")]) if event.kind == "finished"]
+    assert event.result == [7.0, os.nice(0)]
+
+
 def test_fractions_of_a_gpu_are_shared(cluster: Any) -> None:
     import ray
 

@@ -23,7 +23,8 @@ from landscape.errors import UsageError
 from landscape.sweeps.engines.base import Event, Job, Resources, call, describe
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
+_NICENESS = "RAY_worker_niceness"
+"""Ray's default is 15: beside a few other busy processes such workers take minutes to import what they need."""
 
 _FAILED_STARTS = 5
 """Workers in a row that may fail to start, beyond one for each place: nodes come and go."""
@@ -205,6 +206,9 @@ def _options(resources: Resources, cluster: dict[str, float]) -> dict[str, Any]:
     threads = str(max(1, int(resources.cpus)))
     given = os.environ.get("OMP_NUM_THREADS")
     environment = dict.fromkeys(_THREAD_VARIABLES, given or threads) | {"TOKENIZERS_PARALLELISM": "false"}
+    environment[_NICENESS] = os.environ.get(_NICENESS, "0")
+    if seconds := os.environ.get("LANDSCAPE_LEASE_SECONDS"):  # a cluster's nodes do not have the driver's environment
+        environment["LANDSCAPE_LEASE_SECONDS"] = seconds
     return {
         "num_cpus": resources.cpus,
         "num_gpus": gpus,
