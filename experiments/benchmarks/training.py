@@ -3,6 +3,7 @@
     python experiments/benchmarks/training.py                            # SmolLM2-135M, 4x96 tokens, r=16, CPU
     python experiments/benchmarks/training.py --methods                  # every method over LoRA
     python experiments/benchmarks/training.py --shapes llama-2-7b ...    # random weights of that shape, on a GPU
+    python experiments/benchmarks/training.py --table FILE               # the table of a file with "time" and "memory"
 
 Rounds alternate between the variants, each with its own trainer, and a ratio is the median over rounds of two step
 times of the same round: machines are shared, so that seconds drift and ratios much less. With ``--together`` so many
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from training_parts.tables import cost_table
 from training_parts.trainers import build_model, draw_floor, make_stepper, run_config
 from training_parts.variants import EVERY_METHOD, GOALS, TOOLKIT
 
@@ -134,7 +136,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, str]:
-    return {key: str(value) for key, value in vars(arguments).items() if key not in ("output", "memory_of")}
+    return {key: str(value) for key, value in vars(arguments).items() if key not in ("output", "memory_of", "table")}
 
 
 def main() -> None:
@@ -155,11 +157,16 @@ def main() -> None:
     parser.add_argument("--curve", nargs="*", type=int, default=[1, 4, 16], help="batch sizes of GGPO's token curve")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-time", action="store_true")
+    parser.add_argument("--table", type=Path, help="print the table of such a file and measure nothing")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     if arguments.memory_of:
         print(own_memory(arguments))
+        return
+    if arguments.table:
+        known = json.loads(arguments.table.read_text())
+        print(cost_table(known["time"], known["memory"]))
         return
     if arguments.methods:
         arguments.variants, arguments.curve = ["lora", *EVERY_METHOD], []

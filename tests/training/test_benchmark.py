@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -49,3 +50,16 @@ def test_ratios_are_of_one_round(benchmark):
     assert (row["variant"], row["over"], row["goal"]) == ("sam", "lora", None)
     assert row["ratio"] == pytest.approx(2.2)
     assert row["range"] == pytest.approx([2.0, 2.5])
+
+
+def test_the_committed_costs_are_those_of_the_page(benchmark):
+    known = json.loads((BENCHMARKS / "results" / "methods-cpu.json").read_text())
+    table = benchmark.cost_table(known["time"], known["memory"])
+    assert f"\n{table}\n" in (BENCHMARKS.parents[1] / "docs" / "choosing.md").read_text()
+    assert {row["variant"] for row in known["time"]["ratios"]} == set(benchmark.EVERY_METHOD)
+
+
+def test_memory_is_held_against_the_lora_of_its_own_part(benchmark):
+    timed = {"ratios": [{"variant": "sam", "ratio": 2.0, "range": [1.9, 2.104]}]}
+    parts = [{"memory_mib": {"lora": 100.0}}, {"memory_mib": {"lora": 200.0, "sam": 190.0}}]
+    assert benchmark.cost_table(timed, parts).splitlines()[-1] == "| `sam` | 2.00 [1.90, 2.10] | 0.95 (−10 MiB) |"
