@@ -53,7 +53,8 @@ class Rebounds(_Rule):
     """Does the loss of a variant rebound (or, with ``expect: false``, never)?
 
     A cell's p-value is Fisher's of its seeds' tests, its q-value over the variant's cells. That a loss never rebounds
-    cannot be proven; it counts as confirmed where ``against`` rebounds in the same cells and this variant does not.
+    is contradicted by a single run (its q-value over the experiment's runs) and cannot be proven; it counts as
+    confirmed where ``against`` rebounds in the same cells and this variant does not.
     """
 
     rule: Literal["rebounds"]
@@ -76,7 +77,7 @@ class Rebounds(_Rule):
         found = q <= ALPHA
         if self.expect:
             return Judged("confirmed" if found else "not confirmed", said, value, sd)
-        if found:
+        if found or any(r.q_value <= ALPHA for r in own):
             return Judged("contradicted", said, value, sd)
         rival = select(records, self.against, self.where) if self.against else []
         other = [r for r in rival if math.isfinite(r.p_value)]

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +23,14 @@ _flush_data = getattr(os, "fdatasync", os.fsync)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, confirm: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is synced to disk and takes the place of ``path``.
 
     Readers see the old content or the new, never a mixture, also after a power failure. The temporary name keeps the
     extension, because ``np.savez`` and others add one where it is missing.
+
+    Args:
+        confirm: called last, when only the rename is left; what it raises leaves ``path`` as it was.
 
     Raises:
         StoreError: the disk is full or refuses; ``path`` is then as it was.
@@ -37,6 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
+        confirm()
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
@@ -46,20 +50,20 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the content of a file atomically; `StoreError` when the disk is full or refuses."""
-    with replacing(path) as temporary, temporary.open("wb", buffering=0) as file:
+def write_bytes(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:
+    """Replace the content of a file atomically, as `replacing`; `StoreError` when the disk is full or refuses."""
+    with replacing(path, confirm) as temporary, temporary.open("wb", buffering=0) as file:
         _write_fully(file.fileno(), memoryview(content))
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically; indented for people, strict (no NaN literals)."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, value: Mapping[str, Any], confirm: Callable[[], None] = lambda: None) -> None:
+    """Replace a JSON file atomically, as `replacing`; indented for people, strict (no NaN literals)."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), confirm)
 
 
-def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_checked_json(path: Path, value: Mapping[str, Any], confirm: Callable[[], None] = lambda: None) -> None:
     """`write_json` with a last member ``crc``: the CRC-32 of the object without it, as canonical JSON."""
-    write_json(path, {**value, "crc": _checksum(value)})
+    write_json(path, {**value, "crc": _checksum(value)}, confirm)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -177,8 +177,9 @@ class Run:
             LeaseLostError: this is a holder's view of the run, and somebody has taken over.
             StoreError: the disk is full or refuses; the status is then as it was.
         """
+        confirm = self._lease.check if self._lease else lambda: None
+        confirm()
         if self._lease is not None:
-            self._lease.check()
             changes = {"state": "running", "attempt": self._own_attempt(), **changes}
         for key in changes:
             if key not in RunStatus.model_fields:
@@ -186,7 +187,8 @@ class Run:
         before, now = self.status, _now()
         values = {**before.model_dump(), "updated": now, **_times(before, changes.get("state"), now), **changes}
         status = parse_model(RunStatus, values)
-        write_checked_json(self._inside(STATUS_FILE), status.model_dump(mode="json"))
+        # Once more: writing takes long enough for a process to be suspended in it, and a successor may have finished.
+        write_checked_json(self._inside(STATUS_FILE), status.model_dump(mode="json"), confirm)
         return status
 
     def update_config(self, config: RunConfig) -> None:

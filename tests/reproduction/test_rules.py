@@ -122,6 +122,15 @@ def test_rebounds(own: list[float], other: list[float], options: dict, verdict: 
     assert rebounds(**options).judge(runs, Paper()).verdict == verdict
 
 
+def test_one_run_contradicts_never() -> None:
+    # Over 20 cells the only one with a rebound has q = 0.2; the run's own q-value is below the level all the same.
+    runs = [r for rank in range(1, 21) for r in runs_of("A", [0.01 if rank == 7 else 0.9], rank=rank)]
+    assert rebounds().judge(runs, Paper()).verdict == "not confirmed"
+    judged = rebounds(expect=False).judge(runs, Paper())
+    assert judged.verdict == "contradicted"
+    assert "1 of 20 runs rebound" in judged.sentence
+
+
 def test_cells_share_the_level() -> None:
     # Of 20 cells one has p = 0.01, which q-values over the cells (0.2) do not let pass.
     runs = [r for rank in range(1, 21) for r in runs_of("A", [0.01 if rank == 7 else 0.9], rank=rank)]

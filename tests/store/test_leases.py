@@ -309,6 +309,29 @@ def test_a_status_written_just_after_losing_the_lease_is_known_for_outdated(run:
         assert (run.status.state, run.status.attempt) == ("running", successor.number)
 
 
+def test_a_holder_suspended_while_it_writes_its_status_leaves_its_successors(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zombie = run.claim()
+    mine = run.under(zombie)
+    mine.begin_attempt().close()
+    sync, awake = os.fsync, iter([False])
+
+    def suspended(descriptor: int) -> None:
+        sync(descriptor)
+        if next(awake, True):
+            return
+        with take_over(run, zombie) as successor:
+            run.under(successor).begin_attempt().close()
+            run.under(successor).set_status(state="done", step=20)
+
+    monkeypatch.setattr(os, "fsync", suspended)
+    with pytest.raises(LeaseLostError):
+        mine.set_status(state="running", step=1)
+    assert (run.status.state, run.status.step, run.status.attempt) == ("done", 20, 2)
+    assert not list(run.path.glob(".tmp-*"))
+
+
 def test_an_attempt_begun_after_losing_the_lease_is_not_read(run: Run) -> None:
     zombie = run.claim()
     with take_over(run, zombie) as successor, run.under(successor).begin_attempt() as attempt:
