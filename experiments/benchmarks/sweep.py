@@ -1,6 +1,7 @@
 """What an engine costs a run, and what a kill costs, against a plain shell loop.
 
     python experiments/benchmarks/sweep.py [--runs 6] [--kills 3] [--engines loop,local] [--json out.json]
+    python experiments/benchmarks/sweep.py --table out.json
 
 The same runs of `tiny` each time, one at a time on one core, so that engines are compared and not cores. The loop
 starts ``landscape train`` once a run, as a shell script would. Overhead is the wall time beyond the sum of the seconds
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ from landscape.store import Store
 from landscape.sweeps import plan_sweep
 from landscape.sweeps.runner import enqueue
 
-ENGINES = ("loop", "inline", "local", "worker", "ray")
+ENGINES = {
+    "loop": "shell loop",
+    "inline": "`--workers 0`",
+    "local": "`--engine local`, one worker",
+    "worker": "`landscape worker`",
+    "ray": "`--engine ray`, one worker",
+}
 BASE: dict[str, Any] = {
     "model": "tiny", "task": "arithmetic", "rank": 8, "alpha": "r", "max_steps": 60, "save_steps": 10,
     "eval_steps": 0, "train_examples": 256, "eval_examples": 16, "probe_examples": 16,
@@ -43,8 +50,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of such a file and measure nothing")
     arguments = parser.parse_args()
-    rows = []
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text())["rows"]))
+        return
+    rows, load = [], os.getloadavg()
     for engine in arguments.engines.split(","):
         if engine == "ray" and importlib.util.find_spec("ray") is None:
             print("ray is not installed: left out", file=sys.stderr)
@@ -52,7 +63,8 @@ def main() -> None:
         rows.append(measure(engine, arguments.runs, arguments.kills))
         print(row_text(rows[-1]), flush=True)
     if arguments.json:
-        machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        processor = platform.processor() or platform.machine()
+        machine = {"cores": os.cpu_count(), "processor": processor, "load": load, "load_at_end": os.getloadavg()}
         arguments.json.write_text(json.dumps({"config": BASE, "machine": machine, "rows": rows}, indent=1) + "\n")
 
 
@@ -68,6 +80,15 @@ def measure(engine: str, runs: int, kills: int) -> dict[str, Any]:
         "overhead_a_run": (calm - training) / runs, "kills": kills, "seconds_a_kill": (hit - calm) / max(1, kills),
         "steps_again_a_kill": again / max(1, kills),
     }  # fmt: skip
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In Markdown."""
+    lines = ["| | s a run beside its steps | s a kill | steps done again |", "|---|---|---|---|"]
+    for row in rows:
+        cells = f"{row['overhead_a_run']:.1f} | {row['seconds_a_kill']:.1f} | {row['steps_again_a_kill']:.0f}"
+        lines.append(f"| {ENGINES[row['engine']]} | {cells.replace('-', '−')} |")
+    return "\n".join(lines)
 
 
 def row_text(row: dict[str, Any]) -> str:
