@@ -1,4 +1,5 @@
-"""Writes docs/reproduction.md and experiments/reproduction.csv from the packed results in experiments/results.
+"""Writes docs/reproduction.md and experiments/reproduction.csv from the packed results in experiments/results, whose
+runs are judged anew.
 
     python experiments/build_reproduction.py
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from landscape.reproduction import read_results
 from landscape.reproduction.page import page
-from landscape.reproduction.results import TABLE, verdicts, write_table
+from landscape.reproduction.results import TABLE, verdicts, write_result, write_table
 from landscape.store.atomic import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,8 @@ RESULTS = ROOT / "experiments" / "results"
 
 def main() -> None:
     results = read_results(RESULTS)
+    for result in results:
+        write_result(result, RESULTS)
     write_bytes(ROOT / "docs" / "reproduction.md", page(results, RESULTS, "../experiments/results").encode())
     rows = [row for result in results for row in verdicts(result)]
     # An empty table would hide what the dashboard says where there is none.

@@ -28,6 +28,9 @@ UNITS = {
     "peak_memory": "bytes",
 }  # fmt: skip
 
+_LACKING = {"rebound_only": "without a first descent", "divergence": "without a second one"}
+"""Kinds of rebounds that are no double descent."""
+
 
 class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -337,13 +340,20 @@ def _cells(records: Records) -> tuple[float, str]:
     place = ", ".join(f"{key} {item:g}" if isinstance(item, (int, float)) else f"{key} {item}"
                       for key, item in runs[0].place.items())  # fmt: skip
     said = (
-        f"{records[0].variant}: {len(rebounding)} of {len(records)} runs rebound (q ≤ {ALPHA:g})"
+        f"{records[0].variant}: {len(rebounding)} of {len(records)} runs rebound (q ≤ {ALPHA:g}{_shapes(rebounding)})"
         f"{f', {lost} diverged' if lost else ''}; most surely{f' at {place}' if place else ''}, where the largest rise "
         f"is {value:.3g}{'' if math.isnan(sd) else f' ± {sd:.2g}'} nats"
         f"{f', from step {min(marked):g} on' if marked else ''} (p = {combined[best]:.2g}, q = {q[best]:.2g} over "
         f"{len(cells)} cell{'s' * (len(cells) != 1)})."
     )
     return q[best], said
+
+
+def _shapes(rebounding: Records) -> str:
+    """Which of the runs lack a descent before or after: a double descent has both."""
+    kinds = [r.episode["kind"] for r in rebounding if r.episode]
+    counts = {words: kinds.count(kind) for kind, words in _LACKING.items()}
+    return "".join(f"; {n} {words}" for words, n in counts.items() if n)
 
 
 def _tested(test: Any, sign: int) -> Verdict:

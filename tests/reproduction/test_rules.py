@@ -131,6 +131,16 @@ def test_one_run_contradicts_never() -> None:
     assert "1 of 20 runs rebound" in judged.sentence
 
 
+def test_what_a_double_descent_lacks_is_said() -> None:
+    kinds = ("episode", "rebound_only", "rebound_only", "divergence", "rebound_only")
+    runs = [
+        record("A", seed, p_value=p, q_value=p, rise=1.0, episode={"kind": kind, "onset": 3, "p_value": p})
+        for seed, (kind, p) in enumerate(zip(kinds, (0.01, 0.01, 0.01, 0.01, 0.9), strict=True))
+    ]
+    sentence = rebounds().judge(runs, Paper()).sentence
+    assert "4 of 5 runs rebound (q ≤ 0.05; 2 without a first descent; 1 without a second one)" in sentence
+
+
 def test_cells_share_the_level() -> None:
     # Of 20 cells one has p = 0.01, which q-values over the cells (0.2) do not let pass.
     runs = [r for rank in range(1, 21) for r in runs_of("A", [0.01 if rank == 7 else 0.9], rank=rank)]
