@@ -5,35 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainingArguments
 
 from tests.command_line import invoke, payload
+from tests.importers.small_trainer import train_a_line
 from tests.test_cli_detect import STEPS, rebound, smooth
 
 WANDB = Path(__file__).parent / "importers" / "data" / "wandb"
 
 
-class _Line(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        out = self.layer(x)
-        return {"loss": ((out - labels) ** 2).mean(), "logits": out}
-
-
 def test_the_state_of_a_trainer(tmp_path: Path) -> None:
-    draw = torch.Generator().manual_seed(0)
-    data = [{"x": torch.randn(2, generator=draw), "labels": torch.ones(1)} for _ in range(16)]
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=40, logging_steps=1, eval_strategy="steps", eval_steps=2, save_steps=40,
-        per_device_train_batch_size=4, warmup_steps=4, report_to=[], use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    Trainer(_Line(), arguments, train_dataset=data, eval_dataset=data).train()  # type: ignore[arg-type]
+    train_a_line(tmp_path, 40, eval_steps=2)
     state = tmp_path / "checkpoint-40" / "trainer_state.json"
     expected = {
         "loss": ("steps", "raw", 40),

@@ -7,33 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainingArguments
 
 from landscape.errors import UsageError
 from landscape.importers import read_log
-
-
-class _Line(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 1)
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        out = self.layer(x)
-        return {"loss": ((out - labels) ** 2).mean(), "logits": out}
+from tests.importers.small_trainer import train_a_line
 
 
 def test_trainer_state_of_a_trainer(tmp_path: Path) -> None:
-    draw = torch.Generator().manual_seed(0)
-    data = [{"x": torch.randn(2, generator=draw), "labels": torch.ones(1)} for _ in range(16)]
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=12, logging_steps=1, eval_strategy="steps", eval_steps=6, save_steps=12,
-        per_device_train_batch_size=4, warmup_steps=4, report_to=[], use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = Trainer(_Line(), arguments, train_dataset=data, eval_dataset=data)  # type: ignore[arg-type]
-    trainer.train()
+    trainer = train_a_line(tmp_path, 12, eval_steps=6)
     log = read_log(tmp_path)
     assert (log.format, len(log.runs)) == ("trainer_state.json", 1)
     run, column = log.select("loss")[0]
