@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -139,20 +140,20 @@ def harness_cell(store: str, run_id: str, steps: list[int], options: dict[str, A
 
 
 def _asked(run: Run, restored: RestoredRun, settings: HarnessSettings) -> Mapping[str, Any]:
-    from lm_eval import simple_evaluate  # type: ignore[import-not-found]
-    from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
-
+    # By name: an optional package, whose decorators hide its parameters from type checkers.
+    harness: Any = importlib.import_module("lm_eval")
+    models: Any = importlib.import_module("lm_eval.models.huggingface")
     encoder = restored.data.eval.examples.encoder
     if encoder.kind != "causal":
         raise UsageError(f"run {run.id}: --harness is for decoders; {run.config.model!r} is a {encoder.kind} model")
     # PEFT keeps the base model's class inside; lm-eval asks the outer one for what both have.
-    model = HFLM(
-        pretrained=restored.model,  # type: ignore[arg-type]
-        tokenizer=encoder.tokenizer,  # type: ignore[arg-type]
+    model = models.HFLM(
+        pretrained=restored.model,
+        tokenizer=encoder.tokenizer,
         backend="causal",
         batch_size=settings.batch_size or restored.batch_size,
     )
-    results = simple_evaluate(
+    results = harness.simple_evaluate(
         model=model,
         tasks=list(settings.tasks),
         task_manager=_task_manager(settings.task_folder),
@@ -165,7 +166,7 @@ def _asked(run: Run, restored: RestoredRun, settings: HarnessSettings) -> Mappin
         fewshot_random_seed=settings.seed,
     )
     assert results is not None  # it is None on processes other than the first
-    return results  # type: ignore[return-value]
+    return results
 
 
 def _task_manager(folder: str | None) -> Any:
