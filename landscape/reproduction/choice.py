@@ -80,7 +80,8 @@ def paired(
 def at_best_rate(records: Sequence[Record], by: str) -> list[Record]:
     """Of each variant, rank and task, every seed's run at the learning rate that the other seeds prefer.
 
-    With one seed its own preference counts, which favors whatever has more rates to choose from.
+    Seeds count that have a run at every rate that any seed has: of an unfinished experiment the others would choose
+    among few. With one seed its own preference counts, which favors whatever has more rates to choose from.
     """
     values = capped(records, by)
     sign = -1.0 if by in HIGHER_IS_BETTER else 1.0
@@ -90,16 +91,12 @@ def at_best_rate(records: Sequence[Record], by: str) -> list[Record]:
     chosen = []
     for runs in groups.values():
         known = {(r.learning_rate, r.seed): r for r in runs if math.isfinite(values[r.run_id])}
-        rates, seeds = sorted({rate for rate, _ in known}), sorted({seed for _, seed in known})
+        rates = sorted({rate for rate, _ in known})
+        seeds = [seed for seed in sorted({seed for _, seed in known}) if all((rate, seed) in known for rate in rates)]
         for seed in seeds:
             others = [s for s in seeds if s != seed] or [seed]
-            means = {
-                rate: np.mean([sign * values[known[rate, s].run_id] for s in others])
-                for rate in rates
-                if (rate, seed) in known and all((rate, s) in known for s in others)
-            }
-            if means:
-                chosen.append(known[min(means, key=lambda rate: means[rate]), seed])
+            means = {rate: np.mean([sign * values[known[rate, s].run_id] for s in others]) for rate in rates}
+            chosen.append(known[min(means, key=lambda rate: means[rate]), seed])
     return chosen
 
 

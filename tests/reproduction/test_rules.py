@@ -97,6 +97,12 @@ def test_the_best_rate_is_chosen_by_the_other_seeds() -> None:
     assert judged.value == pytest.approx(np.mean([0.1 - 1.0, 0.1 - 0.9, 0.1 - 0.9]))
 
 
+def test_a_seed_without_all_rates_chooses_nothing() -> None:
+    losses = {1e-3: [0.3, 0.3, 9.0], 1e-2: [0.5, 0.5]}
+    runs = [r for rate, values in losses.items() for r in series("A", "final_eval", values, learning_rate=rate)]
+    assert {r.seed: r.learning_rate for r in at_best_rate(runs, "final_eval")} == {0: 1e-3, 1: 1e-3}
+
+
 def rebounds(**more: Any) -> Any:
     return rule(rule="rebounds", variant="A", **more)
 
