@@ -102,7 +102,7 @@ def test_a_diverged_snapshot_has_a_row_without_values(run: Run, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["trace", "density"])
 def test_pyhessian_has_tables_of_its_own(run: Run, name: str) -> None:
-    pytest.importorskip("pyhessian")
+    pytest.importorskip("pyhessian", reason="pip install 'lora-landscape[pyhessian]'")
     analyze, options, _ = CHEAP[name]
     frame = analyze(run, [4], backend="pyhessian", **options, **PLACE)
     assert set(frame["backend"]) == {"pyhessian"}

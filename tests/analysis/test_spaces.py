@@ -119,7 +119,7 @@ def test_a_space_that_is_undefined_at_a_step_is_a_row_without_a_value(run: Run) 
 
 
 def test_pyhessian_cross_checks(run: Run) -> None:
-    pytest.importorskip("pyhessian")
+    pytest.importorskip("pyhessian", reason="pip install 'lora-landscape[pyhessian]'")
     ours = analyze_sharpness(run, [4], **FAST)
     # PyHessian stops at a change of tol between two iterations, so its error is many times that.
     theirs = analyze_sharpness(run, [4], backend="pyhessian", **{**FAST, "tol": 1e-5})
