@@ -13,7 +13,7 @@ from landscape.episodes.correction import SMALLEST, TAILS, fit_correction, shipp
 from landscape.episodes.memory import noise_memory, short_redness
 from landscape.episodes.synthetic import autoregressive, long_memory
 from landscape.episodes.trend import without_drops
-from tests.episodes.benchmark_scripts import load_benchmark
+from tests.benchmark_scripts import load_benchmark
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.8])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from landscape.episodes.goals import goals
-from tests.episodes.benchmark_scripts import BENCHMARKS, load_benchmark
+from tests.benchmark_scripts import BENCHMARKS, load_benchmark
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "episodes.md"
 RESULTS = [BENCHMARKS / "results" / name for name in ("episodes-test.json", "watch-test.json")]

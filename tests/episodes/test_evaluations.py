@@ -23,7 +23,7 @@ from landscape.episodes.evaluations import (
 )
 from landscape.episodes.synthetic import autoregressive
 from landscape.errors import UsageError
-from tests.episodes.benchmark_scripts import load_benchmark
+from tests.benchmark_scripts import load_benchmark
 
 
 def descent(points: int, seed: int, height: float = 10.0) -> np.ndarray:

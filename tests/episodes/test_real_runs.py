@@ -10,7 +10,7 @@ import pytest
 
 from landscape.episodes.real_runs import RealRuns, labeled, load_real_runs, real_table, save_real_runs
 from landscape.errors import UsageError
-from tests.episodes.benchmark_scripts import BENCHMARKS
+from tests.benchmark_scripts import BENCHMARKS
 
 COMMITTED = BENCHMARKS / "episodes_real.csv"
 

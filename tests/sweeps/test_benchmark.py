@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "experiments" / "benchmarks"
+from tests.benchmark_scripts import BENCHMARKS, load_benchmark
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_sweep", BENCHMARKS / "sweep.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("sweep")
 
 
 def test_the_committed_costs_are_those_of_the_page(benchmark: ModuleType) -> None:
     rows = json.loads((BENCHMARKS / "results" / "sweep-cpu.json").read_text())["rows"]
     assert [row["engine"] for row in rows] == list(benchmark.ENGINES)
-    assert f"\n{benchmark.table(rows)}\n" in (ROOT / "docs" / "sweeps.md").read_text()
+    assert f"\n{benchmark.table(rows)}\n" in (BENCHMARKS.parents[1] / "docs" / "sweeps.md").read_text()
 
 
 @pytest.mark.slow

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from landscape.methods import METHODS
+from tests.benchmark_scripts import BENCHMARKS, load_benchmark
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
 ARGUMENTS = argparse.Namespace(
     model="tiny", shapes=None, dtype="float32", device="cpu", rank=4, batch=2, length=12, accumulation=1, steps=3
 )
@@ -20,16 +17,7 @@ ARGUMENTS = argparse.Namespace(
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_training", BENCHMARKS / "training.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load_benchmark("training")
 
 
 def test_every_method_is_a_variant_held_against_lora(benchmark):
