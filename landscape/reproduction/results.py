@@ -96,7 +96,10 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], d
 
 
 def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
-    """The rows of a result: the paper's numbers beside ours, then one row a rule."""
+    """The rows of a result: one a rule, then the paper's scores beside ours.
+
+    A rule about a variant that the scale leaves out has no row.
+    """
     experiment = experiment or load_experiment(result.experiment)
     paper = Paper(experiment.paper_values, same_scale=result.scale == "paper")
     runs, scale = list(result.runs), result.sentence()
@@ -107,7 +110,9 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
             judged.verdict, judged.sentence, result.experiment,
         )  # fmt: skip
 
-    rows = [row(rule.quantity, rule.paper_value, rule.judge(runs, paper)) for rule in experiment.rules]
+    present = experiment.variants_at(result.scale)
+    asked = [rule for rule in experiment.rules if all(name in present for name in rule.named)]
+    rows = [row(rule.quantity, rule.paper_value, rule.judge(runs, paper)) for rule in asked]
     tasks = ", ".join(dict.fromkeys(run.task for run in runs))
     for variant, theirs, judged in score_rows(runs, paper):
         rows.append(row(f"score of {variant}, mean over {tasks}", _number(theirs), judged))

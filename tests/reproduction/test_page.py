@@ -70,9 +70,23 @@ def test_the_page_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     assert "2 seeds: no paired test can give a p-value below 0.5" in text
     for name in names():
         assert f"| `{name}` |" in text
+    # In words, without the units of the table; what the scale leaves out is said and not judged.
+    assert "- **LoRA-MGPO, Figure 2** (cpu: smollm2-135m, gsm8k, 100 steps, 2 seeds). Not confirmed: LoRA's" in text
+    assert "LoRA-MGPO ends at a lower training loss; LoRA-MGPO ends at a lower held-out loss." in text
+    assert "Not run at this scale, and no row asks about: Full FT." in text
+    assert "| full fine-tuning's training loss rebounds" not in text
     # A figure that is not there is not linked.
     (tmp_path / "mgpo2-cpu.png").unlink()
     assert "![" not in page(read_results(tmp_path), tmp_path, "results")
+
+
+def test_scores_of_another_scale_stand_in_one_table(tmp_path: Path) -> None:
+    runs = [record(v, seed, task="mrpc", score=70.0 + seed) for v in ("LoRA", "LoRA-GGPO") for seed in range(2)]
+    scored = result(experiment="ggpo-table1", runs=runs)
+    text = page([scored], tmp_path, ".")
+    assert "| LoRA | 70.50 (2); paper 68.38 |" in text
+    assert "not comparable** |" not in text.split("## Overview")[1]
+    assert [row.quantity for row in verdicts(scored)].count("score of LoRA, mean over mrpc") == 1
 
 
 def test_the_page_says_where_a_classifier_answers_alike(tmp_path: Path) -> None:
