@@ -81,7 +81,7 @@ def _findings(experiments: Sequence[Experiment], results: dict[str, list[Result]
             said = _outcome([row for row in rows if row.verdict != "undecided"])
             left = sum(row.verdict == "undecided" for row in rows)
             said += f"{' ' * bool(said)}Undecided: {left} of {len(rows)}." if left else ""
-            lines.append(f"- **{_capital(one.source)}, {one.place}** ({result.sentence()}). {said}")
+            lines.append(f"- **{_capital(one.source)}, {one.place}** ({result.sentence()}). {said}{_lost(result)}")
     return "## What came out\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
@@ -104,7 +104,8 @@ def _section(experiment: Experiment, results: Sequence[Result], folder: Path, re
         parts.append(f"**Run.** {' '.join(result.about.split())} {_settings(result)}\n")
         rows = verdicts(result, experiment)
         matrix = _matrix(experiment, result)
-        parts.append(f"**What came out.** {_outcome([row for row in rows if row.verdict != 'not comparable'])}\n")
+        judged = _outcome([row for row in rows if row.verdict != "not comparable"])
+        parts.append(f"**What came out.** {judged}{_lost(result)}\n")
         picture = f"{experiment.name}-{result.scale}.png"
         if picture in result.figures and (folder / picture).is_file():
             parts.append(f"![{experiment.title}, {result.scale} scale]({relative}/{picture})\n")
@@ -172,6 +173,24 @@ def _certainty(result: Result) -> str:
     lost = sum(run.diverged for run in result.runs)
     diverged = f" {lost} of {len(result.runs)} runs diverged." if lost else ""
     return f"{seeds} seed{'s' * (seeds != 1)}: {few}.{part}{diverged}{_same_answers(result)}"
+
+
+def _lost(result: Result) -> str:
+    """Which runs end worse than they began: no descent has followed their rebound."""
+    counts: dict[str, list[bool]] = {}
+    for run in result.runs:
+        if len(run.curve) > 1 and run.curve[0][0] == 0:
+            where = ", ".join(f"{key} {_value(value)}" for key, value in run.place.items())
+            counts.setdefault(f"{run.variant}{f' at {where}' if where else ''}", []).append(
+                not run.final_eval <= run.curve[0][1]
+            )
+    found = [f"{name} {sum(lost)} of {len(lost)}" for name, lost in counts.items() if any(lost)]
+    if not found:
+        return ""
+    return (
+        f" Some runs end above the held-out loss that the model had before training ({'; '.join(found)}): they were "
+        "lost, and have not come back."
+    )
 
 
 def _left_out(experiment: Experiment, scale: str) -> str:

@@ -342,7 +342,7 @@ def _cells(records: Records) -> tuple[float, str]:
     said = (
         f"{records[0].variant}: {len(rebounding)} of {len(records)} runs rebound (q ≤ {ALPHA:g}{_shapes(rebounding)})"
         f"{f', {lost} diverged' if lost else ''}; most surely{f' at {place}' if place else ''}, where the largest rise "
-        f"is {value:.3g}{'' if math.isnan(sd) else f' ± {sd:.2g}'} nats"
+        f"after the warm-up is {value:.3g}{'' if math.isnan(sd) else f' ± {sd:.2g}'} nats"
         f"{f', from step {min(marked):g} on' if marked else ''} (p = {combined[best]:.2g}, q = {q[best]:.2g} over "
         f"{len(cells)} cell{'s' * (len(cells) != 1)})."
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,16 @@ def test_the_page_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     # A figure that is not there is not linked.
     (tmp_path / "mgpo2-cpu.png").unlink()
     assert "![" not in page(read_results(tmp_path), tmp_path, "results")
+
+
+def test_runs_that_end_worse_than_they_began_are_counted(tmp_path: Path) -> None:
+    def run(variant: str, seed: int, end: float) -> Any:
+        return record(variant, seed, place={"rank": 8}, final_eval=end, curve=((0, 2.0), (50, 5.0), (100, end)))
+
+    runs = [run("LoRA", 0, 3.0), run("LoRA", 1, math.nan), run("LoRA-MGPO", 0, 1.0), run("LoRA-MGPO", 1, 2.5)]
+    text = page([result(runs=runs)], tmp_path, ".")
+    assert text.count("before training (LoRA at rank 8 2 of 2; LoRA-MGPO at rank 8 1 of 2): they were lost") == 2
+    assert "before training" not in page([result()], tmp_path, ".")
 
 
 def test_scores_of_another_scale_stand_in_one_table(tmp_path: Path) -> None:
