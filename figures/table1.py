@@ -13,7 +13,7 @@ from landscape.reproduction.tables import score_table
 
 
 def build(runs: Sequence[RunData]) -> CurveSet:
-    return score_table("table1", runs, ["ggpo-table1", "mgpo-table1"], "Scores on classification tasks")
+    return score_table("table1", runs, ["ggpo-table1", "mgpo-table1"], "Methods on classification tasks")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from landscape.reproduction.tables import score_table
 
 
 def build(runs: Sequence[RunData]) -> CurveSet:
-    return score_table("table2", runs, ["ggpo-table2", "mgpo-table2"], "Scores on generation tasks")
+    return score_table("table2", runs, ["ggpo-table2", "mgpo-table2"], "Methods on generation tasks")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from landscape.plots.tiles import Tile, Tiles
 from landscape.reproduction.records import SKIPPED
 from landscape.reproduction.variants import Sorted
 
+SPREADS = 4.0
+"""A column's shades span at least so many of its mean standard deviations over seeds."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -39,6 +42,8 @@ def score_table(
 ) -> CurveSet:
     """One row a variant, one column a task, the mean over tasks last; the best of each column has a frame.
 
+    Runs that logged no metric are shown by their held-out losses, and the title says so.
+
     Raises:
         StoreError: fewer than two of the experiments' variants have runs, or none of those that it ``needs``.
     """
@@ -61,11 +66,14 @@ def score_table(
     what += "is of another model and length of training unless the settings above say otherwise."
     loss = "Tiles: mean ± sd over seeds of the last eval loss, nats a counted label: these runs logged no metric."
     return CurveSet(
-        title,
+        title if chosen.has_scores else f"{title}: held-out losses",
         (Panel("", (), y_label="method", x_label="", tiles=tiles),),
         share_y="none",
         chosen=chosen.chosen(),
-        notes=(what if chosen.has_scores else loss, f"Framed: best of its column ({unit}). Darker: better."),
+        notes=(
+            what if chosen.has_scores else loss,
+            f"Framed: best of its column ({unit}). Darker: better, beside the seeds' spread.",
+        ),
         missing=chosen.missing(),
     )
 
@@ -126,15 +134,22 @@ def ablation(figure: str, runs: Sequence[RunData], names: Sequence[str], title: 
 def tile_table(
     table: Mapping[tuple[str, str], Number], rows: Sequence[str], columns: Sequence[str], signs: Mapping[str, int]
 ) -> Tiles:
-    """The numbers as tiles, the first row on top; ``signs`` is 1 where more is better."""
+    """The numbers as tiles, the first row on top; ``signs`` is 1 where more is better.
+
+    Shades run from the worst to the best of a column, or over `SPREADS` standard deviations where these are more.
+    """
     tiles = []
     for x, column in enumerate(columns):
         values = {row: signs[column] * table[row, column].value for row in rows if (row, column) in table}
         known = [value for value in values.values() if math.isfinite(value)]
         low, high = (min(known), max(known)) if known else (0.0, 0.0)
+        # Differences within the seeds' own spread should not look like differences.
+        deviations = [table[row, column].sd for row in values if math.isfinite(table[row, column].sd)]
+        span = max(high - low, SPREADS * float(np.mean(deviations)) if deviations else 0.0)
+        middle = (low + high) / 2
         for y, row in enumerate(rows):
             number = table.get((row, column), Number(math.nan))
-            share = 0.08 + 0.62 * ((values.get(row, low) - low) / (high - low) if high > low else 0.5)
+            share = 0.39 + 0.62 * ((values.get(row, low) - middle) / span if span > 0 else 0.0)
             best = high > low and math.isfinite(number.value) and values[row] == high
             tiles.append(_tile(number, row, column, x, len(rows) - 1 - y, share if number.n else 0.0, best))
     return Tiles(tuple(columns), tuple(reversed(rows)), tuple(tiles))

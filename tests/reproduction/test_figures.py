@@ -60,9 +60,24 @@ def test_without_scores_losses_are_shown_and_less_is_better() -> None:
     assert panel.tiles is not None
     assert all(len(tile.lines) == 1 for tile in panel.tiles.tiles)
     assert "these runs logged no metric" in figure.notes[0]
+    assert figure.title == "Methods on classification tasks: held-out losses"
     values = {tile.row: tile.numbers["value"] for tile in panel.tiles.tiles}
     [best] = [tile.row for tile in panel.tiles.tiles if tile.marked]
     assert values[best] == min(values.values())
+
+
+def test_shades_show_differences_beside_the_seeds_spread() -> None:
+    def shares(spread: float) -> list[float]:
+        runs = [
+            scored(m, 0.7 + gain + spread * seed, seed) for m, gain in (("lora", 0), ("dora", 0.01)) for seed in (0, 1)
+        ]
+        [tiles] = [panel.tiles for panel in FIGURES["table1"].build(runs)[0].panels]
+        assert tiles is not None
+        return sorted(tile.share for tile in tiles.tiles)
+
+    assert shares(0.001) == pytest.approx([0.08, 0.7])
+    # Seeds 0.1 apart have a standard deviation of 0.0707, of which four are the span.
+    assert np.diff(shares(0.1)) == pytest.approx(0.62 * 0.01 / (4 * 0.1 / math.sqrt(2)))
 
 
 ABLATED = (
