@@ -25,7 +25,7 @@ from landscape.plots.build import (
     seed_curve,
     seeds_note,
     share_range,
-    with_ranges,
+    with_fitting_ranges,
 )
 from landscape.plots.curves import Curve, CurveSet, FloatArray, Panel, Span, Trace
 from landscape.plots.data import finite_trace, group, split_series, step_series
@@ -194,15 +194,17 @@ def curve_figure(runs: Sequence[RunData], view: CurveView, title: str = "") -> C
         zero_line=signed,
     )  # fmt: skip
     panels, left_out = _marked(panels, marks)
-    panels, cut = with_ranges(panels, [0] * len(panels))
+    panels, share, cut = with_fitting_ranges(panels)
     if view.inset is not None and not view.log_x:
-        panels = share_range([with_inset(panel, *view.inset) if panel.curves else panel for panel in panels])
+        panels = [with_inset(panel, *view.inset) if panel.curves else panel for panel in panels]
+        panels = share_range(panels) if share == "all" else panels
     smooth = smoothing.note() if not all(quantity.evaluated for quantity in shown) else ""
     absent = len(runs) - len(drawn)
     result = CurveSet(
         title=title or NAMES[view.quantity].capitalize(),
         panels=tuple(panels),
         columns=facets.columns,
+        share_y=share,
         notes=join_notes(
             smooth, _bins_note(width), seeds_note(cells), ends_note(cells),
             "Bands of single runs: ±1 standard error over examples." if shown[-1].error else "", *left_out, *cut,

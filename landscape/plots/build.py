@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,10 @@ ENDED = ("diverged", "failed", "interrupted")
 
 OFF_SCALE = 2.0
 """A value this many times above the range of 99.5 % of the values cuts the axis instead of flattening the rest."""
+
+
+FLATTENING = 4.0
+"""Panels whose heights differ by more than this factor have their own axes."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +274,26 @@ def with_ranges(panels: Sequence[Panel], groups: Sequence[int]) -> tuple[tuple[P
         for index in members:
             result[index] = replace(panels[index], y_range=(low, high))
         if cut:
-            notes.append(f"The axis ends at {high:.3g}; the largest value is {cut:.3g}.")
+            alone = panels[members[0]].title if len(members) == 1 < len(panels) else ""
+            notes.append(
+                f"{f'{alone}: the' if alone else 'The'} axis ends at {high:.3g}; the largest value is {cut:.3g}."
+            )
     return tuple(result), tuple(dict.fromkeys(notes))
+
+
+def with_fitting_ranges(
+    panels: Sequence[Panel],
+) -> tuple[tuple[Panel, ...], Literal["all", "none"], tuple[str, ...]]:
+    """Panels with y ranges: one for all, or each its own where one would flatten some panel; ``share_y`` and notes.
+
+    Logarithmic axes are always shared.
+    """
+    own, cut = with_ranges(panels, list(range(len(panels))))
+    heights = [panel.y_range[1] - panel.y_range[0] for panel in own if panel.y_range is not None]
+    if not heights or any(panel.log_y for panel in panels) or max(heights) <= FLATTENING * min(heights):
+        shared, cut = with_ranges(panels, [0] * len(panels))
+        return shared, "all", cut
+    return own, "none", ("Axes differ from panel to panel: the largest would flatten others.", *cut)
 
 
 def with_inset(panel: Panel, low: float, high: float) -> Panel:

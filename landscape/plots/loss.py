@@ -16,7 +16,7 @@ from landscape.plots.build import (
     measured,
     seed_curve,
     seeds_note,
-    with_ranges,
+    with_fitting_ranges,
 )
 from landscape.plots.curves import CurveSet, Trace
 from landscape.plots.data import RunData, cell_labels, group, step_series
@@ -75,11 +75,12 @@ def loss_curves(
         log_y=log_y and minus is None,
         zero_line=minus is not None,
     )
-    panels, cut = with_ranges(panels, [0] * len(panels))
+    panels, share, cut = with_fitting_ranges(panels)
     return CurveSet(
         title=title,
         panels=panels,
         columns=facets.columns,
+        share_y=share,
         notes=join_notes(smoothing.note(), seeds_note(cells), ends_note(cells), *cut),
         missing=_without(runs, drawn, f"{column} − {minus}" if minus else column),
     )

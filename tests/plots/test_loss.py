@@ -10,7 +10,7 @@ import pytest
 
 from landscape.errors import UsageError
 from landscape.plots import RunData, loss_curves, table
-from landscape.plots.build import inset_range, with_inset, with_ranges
+from landscape.plots.build import inset_range, with_fitting_ranges, with_inset, with_ranges
 from landscape.plots.curves import Curve, Panel
 from tests.synthetic_runs import run, sweep
 
@@ -218,6 +218,21 @@ def test_inset_ranges_follow_what_is_in_the_interval() -> None:
     assert low == pytest.approx(1.88)
     assert high == pytest.approx(4.12)
     assert inset_range([curve], (50, 60), log_y=False) == (0.1, 1.0)
+
+
+def test_one_panel_that_blows_up_does_not_flatten_the_others() -> None:
+    def panel(title: str, height: float) -> Panel:
+        return Panel(title, (Curve(title, "#000000", np.arange(3.0), np.array([0.0, height, 1.0])),), "")
+
+    near, share, notes = with_fitting_ranges([panel("a", 1.0), panel("b", 3.9)])
+    assert (share, notes) == ("all", ())
+    assert near[0].y_range == near[1].y_range
+    far, share, notes = with_fitting_ranges([panel("a", 1.0), panel("b", 4.1)])
+    assert share == "none"
+    assert [one.y_range[1] for one in far if one.y_range] == pytest.approx([1.04, 4.1 * 1.04], rel=0.02)
+    assert notes == ("Axes differ from panel to panel: the largest would flatten others.",)
+    _, share, _ = with_fitting_ranges([replace(panel(t, h), log_y=True) for t, h in (("a", 1.0), ("b", 9.0))])
+    assert share == "all"
 
 
 def test_panels_without_values_get_no_range() -> None:
