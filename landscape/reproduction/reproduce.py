@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from landscape.config import RunConfig
 from landscape.errors import StoreError
 from landscape.reproduction.deadline import TimedEngine
 from landscape.reproduction.experiment import Analyses, Cell, Experiment, names
@@ -150,8 +151,10 @@ def _analyze(
     place = {run_id: {"store": str(store.path.absolute()), "run_id": run_id} for run_id in cells}
     errors: dict[str, str] = {}
 
-    def ask(title: str, function: str, more: Callable[[str], dict[str, Any]], tasks: Sequence[str] = ()) -> None:
-        chosen = [key for key in place if key not in errors and (not tasks or cells[key].config.task in tasks)]
+    def ask(
+        title: str, function: str, more: Callable[[str], dict[str, Any]], fits: Callable[[RunConfig], bool] = _any
+    ) -> None:
+        chosen = [key for key in place if key not in errors and fits(cells[key].config)]
         arguments = {run_id: {**place[run_id], **more(run_id)} for run_id in chosen}
         errors.update(run_analyses(title, function, arguments, engine, console).errors)
 
@@ -176,14 +179,27 @@ def _analyze(
         chosen = {key: known[-1:] if space == "balanced" else known for key, known in chosen.items()}
         ask(f"sharpness, {space}", SHARPNESS,
             lambda key, space=space, chosen=chosen, values=values: {
-                "steps": chosen[key], "options": {"space": space, **values}})  # fmt: skip
+                "steps": chosen[key], "options": {"space": space, **values}},
+            _balanceable if space == "balanced" else _any)  # fmt: skip
     if cut is not None:
         ask("slices", SLICE,
             lambda key: {"steps": steps[key][-1:], "options": {"dims": 1, **cut.model_dump()}})  # fmt: skip
     if written is not None:
         options = {"metric": "gsm8k", "data": _beside(data_dir), **written.model_dump(exclude={"tasks"})}
-        ask("GSM8K", _GENERATION, lambda key: {"steps": steps[key][-1:], "options": options}, written.tasks)
+        ask("GSM8K", _GENERATION, lambda key: {"steps": steps[key][-1:], "options": options},
+            lambda config: config.task in written.tasks)  # fmt: skip
     return errors
+
+
+def _any(_: RunConfig) -> bool:
+    return True
+
+
+def _balanceable(config: RunConfig) -> bool:
+    """DoRA's, AdaLoRA's and NLoRA's layers are no s·BA with A and B both free: they have no balanced coordinates."""
+    from landscape.methods import recipe
+
+    return recipe(config).adapter.adapter == "lora"
 
 
 def _beside(data_dir: str | Path | None) -> str | None:
