@@ -121,6 +121,7 @@ class Experiment(_Part):
     source: str = Field(description="the paper, e.g. LoRA-MGPO")
     place: str = Field(description="its figure or table, e.g. Figure 2")
     claim: str
+    notes: str = Field("", description="what the text states, what it leaves open, and what was taken instead")
     figure: str = Field(description="of `landscape figures`")
     alone: bool = Field(False, description="one run at a time, each in its own process: for time and memory")
     config: dict[str, Any]
@@ -138,7 +139,7 @@ class Experiment(_Part):
             raise ValueError(f"scales: {missing[0]!r} is missing; needed: {', '.join(SCALES)}")
         known = {*self.variants, *(name for scale in self.scales.values() for name in scale.variants)}
         named = [value.variant for value in self.paper_values]
-        named += [name for rule in self.rules for name in rule.named]
+        named += [name for rule in self.rules for name in (*rule.named, *getattr(rule, "among", ()))]
         if wrong := [name for name in named if name not in known]:
             raise unknown("variant", wrong[0], known)
         if "seed" not in self.grid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class Record:
         final_train: mean clean training loss of the last steps; ``final_eval`` the last held-out loss. NaN where lost.
         score: the task's metric on the eval split in percent, and ``metrics`` everything else measured there.
         p_value: smallest of the run's candidate rebounds; ``q_value`` over the experiment's runs.
-        rise, rise_area: largest rise of the smoothed loss and the area above its running minimum.
+        rise, rise_area: largest rise of the smoothed loss after the warm-up (of a run that is lost at least what it
+            ends above its beginning, which may lie in the warm-up) and the area above its running minimum.
         seconds: median of a step; ``memory`` the peaks in bytes (rss, cuda); ``parameters`` that are trained.
         first_lambda_max, lambda_max: largest Hessian eigenvalue at the first and the last snapshot, adapter space.
         balanced_lambda_max: at the last, free of LoRA's gauge.
@@ -78,6 +79,16 @@ class Record:
         """Its loss stopped being finite."""
         return self.state == "diverged"
 
+    @property
+    def gives_one_answer(self) -> bool:
+        """A classifier that says the same of every example: Matthews' correlation is 0, its score a class's share."""
+        return self.metrics.get("matthews_correlation") == 0
+
+    @property
+    def is_lost(self) -> bool:
+        """It diverged, or ends above the held-out loss that it began with."""
+        return self.diverged or _lost_by(self.curve, self.final_eval) > 0
+
     def measure(self, name: str) -> float:
         """One of the numbers by name; ``peak_memory`` is the device's where there is one."""
         if name == "peak_memory":
@@ -116,6 +127,10 @@ def read_record(run: Run, cell: Cell, analyses: Analyses) -> Record:
     last = {} if held_out.empty or lost else _finite(held_out.iloc[-1].to_dict())
     clean = _column(metrics, "loss_clean")
     tail = clean[np.isfinite(clean)][-max(5, math.ceil(0.05 * len(clean))) :]
+    curve = tuple((int(row.step), float(row.loss)) for row in held_out.itertuples())  # type: ignore[arg-type]
+    episodes = _episodes(run, analyses)
+    if "rise" in episodes:
+        episodes["rise"] = max(episodes["rise"], _lost_by(curve, last.get("loss", math.nan)))
     return Record(
         run_id=run.id,
         variant=cell.variant,
@@ -134,10 +149,18 @@ def read_record(run: Run, cell: Cell, analyses: Analyses) -> Record:
         metrics={key: value for key, value in last.items() if key not in ("step", "loss", "attempt")},
         seconds=_median_seconds(metrics),
         memory=dict(status.peak_memory),
-        curve=tuple((int(row.step), float(row.loss)) for row in held_out.itertuples()),  # type: ignore[arg-type]
-        **_episodes(run, analyses),
+        curve=curve,
+        **episodes,
         **_flatness(run, analyses),
     )
+
+
+def _lost_by(curve: Sequence[tuple[int, float]], final_eval: float) -> float:
+    """What the last held-out loss lies above that before training; 0 where it does not, or one is unknown."""
+    if not curve or curve[0][0] != 0:
+        return 0.0
+    above = final_eval - curve[0][1]
+    return above if above > 0 else 0.0
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, float]:

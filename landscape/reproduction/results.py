@@ -12,6 +12,7 @@ from typing import Any
 from landscape.errors import StoreError
 from landscape.reproduction.experiment import Experiment, load_experiment
 from landscape.reproduction.records import Record
+from landscape.reproduction.rules import Best, Compares, Order, Rule
 from landscape.reproduction.scores import Paper, score_rows
 from landscape.reproduction.verdict import Judged, Row, rounded
 
@@ -98,10 +99,11 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], d
 def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
     """The rows of a result: one a rule, then the paper's scores beside ours.
 
-    A rule about a variant that the scale leaves out has no row.
+    A rule about a variant that the scale leaves out, or about scores where none were measured, has no row.
     """
     experiment = experiment or load_experiment(result.experiment)
-    paper = Paper(experiment.paper_values, same_scale=result.scale == "paper")
+    tasks = experiment.grid.get("task") or [experiment.config.get("task")]
+    paper = Paper(experiment.paper_values, result.scale == "paper", tasks)
     runs, scale = list(result.runs), result.sentence()
 
     def row(quantity: str, theirs: float | None, judged: Judged) -> Row:
@@ -111,12 +113,26 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
         )  # fmt: skip
 
     present = experiment.variants_at(result.scale)
+    scored = any(math.isfinite(run.score) for run in runs)
     asked = [rule for rule in experiment.rules if all(name in present for name in rule.named)]
-    rows = [row(rule.quantity, rule.paper_value, rule.judge(runs, paper)) for rule in asked]
+    asked = [rule for rule in asked if scored or not _asks_scores(rule)]
+    rows = [row(rule.quantity, _theirs(rule, runs, paper), rule.judge(runs, paper)) for rule in asked]
     tasks = ", ".join(dict.fromkeys(run.task for run in runs))
     for variant, theirs, judged in score_rows(runs, paper):
         rows.append(row(f"score of {variant}, mean over {tasks}", _number(theirs), judged))
     return rows
+
+
+def _asks_scores(rule: Rule) -> bool:
+    return isinstance(rule, (Best, Order)) or "score" in (getattr(rule, "measure", None), getattr(rule, "by", None))
+
+
+def _theirs(rule: Rule, runs: Sequence[Record], paper: Paper) -> float | None:
+    """The paper's value of a rule; a difference of scores is one over the same tasks, or none."""
+    if not (isinstance(rule, Compares) and rule.measure == "score"):
+        return rule.paper_value
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    return _number(paper.of(rule.first, tasks)[0] - paper.of(rule.second, tasks)[0])
 
 
 def with_q_values(runs: Sequence[Record]) -> list[Record]:

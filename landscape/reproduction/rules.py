@@ -14,11 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from landscape.episodes.comparison import EXACT_UP_TO, compare_pairs
-from landscape.episodes.multiplicity import q_values
-from landscape.episodes.sweep import fisher
 from landscape.errors import unknown
 from landscape.reproduction import scores
 from landscape.reproduction.choice import at_best_rate, by_cell, capped, mean_sd, paired, seed_means, select
+from landscape.reproduction.rebounds import double_descents, rebounding_cells, seed_averages
 from landscape.reproduction.records import MEASURES, Record
 from landscape.reproduction.verdict import ALPHA, Judged, Verdict
 
@@ -27,9 +26,6 @@ UNITS = {
     "rise": "nats", "final_eval": "nats", "final_train": "nats", "gap": "nats", "score": "points", "seconds": "s",
     "peak_memory": "bytes",
 }  # fmt: skip
-
-_LACKING = {"rebound_only": "without a first descent", "divergence": "without a second one"}
-"""Kinds of rebounds that are no double descent."""
 
 
 class _Rule(BaseModel):
@@ -58,12 +54,16 @@ class Rebounds(_Rule):
     A cell's p-value is Fisher's of its seeds' tests, its q-value over the variant's cells. That a loss never rebounds
     is contradicted by a single run (its q-value over the experiment's runs) and cannot be proven; it counts as
     confirmed where ``against`` rebounds in the same cells and this variant does not.
+
+    ``returns`` asks for a double descent: a run that falls, rises significantly, falls again and ends below the
+    held-out loss that it began with.
     """
 
     rule: Literal["rebounds"]
     variant: str
     expect: bool = True
     against: str | None = None
+    returns: bool = False
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -75,18 +75,23 @@ class Rebounds(_Rule):
         own = [r for r in select(records, self.variant, self.where) if math.isfinite(r.p_value)]
         if not own:
             return Judged("undecided", f"No run of {self.variant} was tested for rebounds.")
-        q, said = _cells(own)
-        value, sd = mean_sd([r.rise for r in own])
+        q, said = rebounding_cells(own)
+        value, sd = mean_sd([r.rise for r in own])[0], mean_sd(seed_averages(own, "rise"))[1]
         found = q <= ALPHA
+        if self.returns:
+            return double_descents(own, self.variant, value, sd)
         if self.expect:
             return Judged("confirmed" if found else "not confirmed", said, value, sd)
         if found or any(r.q_value <= ALPHA for r in own):
-            return Judged("contradicted", said, value, sd)
+            single = "" if found else f" One run by itself has q = {min(r.q_value for r in own):.2g}."
+            return Judged("contradicted", said + single, value, sd)
         rival = select(records, self.against, self.where) if self.against else []
-        other = [r for r in rival if math.isfinite(r.p_value)]
-        if other and _cells(other)[0] <= ALPHA:
+        cells = by_cell(own)
+        other = [r for cell, runs in by_cell(rival).items() if cell in cells
+                 for r in runs.values() if math.isfinite(r.p_value)]  # fmt: skip
+        if other and rebounding_cells(other)[0] <= ALPHA:
             weak = "That nothing was found is no proof that nothing is there."
-            return Judged("confirmed", f"{said} {_cells(other)[1]} {weak}", value, sd)
+            return Judged("confirmed", f"{said} {rebounding_cells(other)[1]} {weak}", value, sd)
         return Judged("undecided", f"{said} Nor does {self.against or 'anything else'}: nothing to prevent.", value, sd)
 
 
@@ -237,13 +242,17 @@ class Ties(_Rule):
             f"to {high} {means[high][0]:.4g}, {span:.3g} {UNITS.get(self.measure, '')} apart; the seeds' own spread "
             f"is {noise:.3g}."
         )
-        return Judged("confirmed" if span <= self.within else "not confirmed", said, span, noise)
+        # The largest of several means lies above the smallest by noise alone.
+        if math.isnan(noise) or abs(span - self.within) < noise:
+            return Judged("undecided", f"{said} The bound is {self.within:g}.", span, noise)
+        return Judged("confirmed" if span <= self.within else "contradicted", said, span, noise)
 
 
 class Correlates(_Rule):
     """Do two measures rise together (``positive``) or against each other, over cells (means over seeds)?
 
-    Spearman's correlation with a bootstrap interval over variants; ``of: best`` takes each variant's best rate alone.
+    Spearman's correlation with a bootstrap interval over variants, cells ranked within their learning rate;
+    ``of: best`` takes each variant's best rate alone.
     """
 
     rule: Literal["correlates"]
@@ -257,18 +266,22 @@ class Correlates(_Rule):
         """See the class."""
         chosen = select(records, None, self.where)
         runs = at_best_rate(chosen, self.by) if self.of == "best" else chosen
-        return scores.correlation(runs, self.x, self.y, 1 if self.expect == "positive" else -1)
+        return scores.correlation(runs, self.x, self.y, 1 if self.expect == "positive" else -1, self.of == "cells")
 
 
 class Best(_Rule):
-    """Is a variant's score the highest of all? Tested against the best other, on paired seeds over all tasks."""
+    """Is a variant's score the highest of all, or of those ``among`` which it is claimed to be?
+
+    Tested against the best other, on paired seeds over all tasks.
+    """
 
     rule: Literal["best"]
     variant: str
+    among: tuple[str, ...] = ()
 
     def judge(self, records: Records, _: scores.Paper) -> Judged:
         """See the class."""
-        chosen = select(records, None, self.where)
+        chosen = [r for r in select(records, None, self.where) if not self.among or r.variant in self.among]
         values = capped(chosen, "score")
         means = {}
         for name in dict.fromkeys(r.variant for r in chosen):
@@ -326,36 +339,6 @@ def largest_rise_test(rises: np.ndarray) -> tuple[float, float, float]:
     return min(1.0, 2 * up), min(1.0, 2 * down), 2.0 ** (1 - n)
 
 
-def _cells(records: Records) -> tuple[float, str]:
-    """The smallest q-value of a variant's cells, and what was found in words."""
-    cells = list(by_cell(records).values())
-    combined = [fisher([r.p_value for r in runs.values()]) for runs in cells]
-    q = q_values(combined).tolist()
-    best = int(np.argmin(q))
-    rebounding = [r for r in records if r.q_value <= ALPHA]
-    lost = sum(r.diverged for r in records)
-    value, sd = mean_sd([r.rise for r in cells[best].values()])
-    runs = list(cells[best].values())
-    marked = [r.episode["onset"] for r in runs if r.episode and r.p_value <= ALPHA and r.episode["onset"] is not None]
-    place = ", ".join(f"{key} {item:g}" if isinstance(item, (int, float)) else f"{key} {item}"
-                      for key, item in runs[0].place.items())  # fmt: skip
-    said = (
-        f"{records[0].variant}: {len(rebounding)} of {len(records)} runs rebound (q ≤ {ALPHA:g}{_shapes(rebounding)})"
-        f"{f', {lost} diverged' if lost else ''}; most surely{f' at {place}' if place else ''}, where the largest rise "
-        f"after the warm-up is {value:.3g}{'' if math.isnan(sd) else f' ± {sd:.2g}'} nats"
-        f"{f', from step {min(marked):g} on' if marked else ''} (p = {combined[best]:.2g}, q = {q[best]:.2g} over "
-        f"{len(cells)} cell{'s' * (len(cells) != 1)})."
-    )
-    return q[best], said
-
-
-def _shapes(rebounding: Records) -> str:
-    """Which of the runs lack a descent before or after: a double descent has both."""
-    kinds = [r.episode["kind"] for r in rebounding if r.episode]
-    counts = {words: kinds.count(kind) for kind, words in _LACKING.items()}
-    return "".join(f"; {n} {words}" for words, n in counts.items() if n)
-
-
 def _tested(test: Any, sign: int) -> Verdict:
     """What an exact test says of a difference that should have this sign."""
     if test.p_value <= ALPHA:
@@ -366,7 +349,7 @@ def _tested(test: Any, sign: int) -> Verdict:
 def _words(test: Any) -> str:
     seeds = f"{test.pairs} seed{'s' * (test.pairs != 1)}"
     few = f", and {seeds} cannot give less than {test.smallest_p:.2g}" if test.too_few else ""
-    level = f"{100 * test.level:.3g} % interval {test.low:+.3g} to {test.high:+.3g}; " if test.level > 0 else ""
+    level = f"{100 * test.level:.3g} % interval {test.low:+.3g} to {test.high:+.3g}; " if not test.too_few else ""
     return f"{level}exact sign-flip test over {seeds}, p = {test.p_value:.2g}{few}"
 
 

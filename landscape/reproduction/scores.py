@@ -26,14 +26,16 @@ class Paper:
 
     values: Sequence[PaperValue] = ()
     same_scale: bool = False
+    tasks: Sequence[str] = ()
+    """All that the paper's experiment is over: a mean that it prints is over these."""
 
     def of(self, variant: str, tasks: Sequence[str]) -> tuple[float, float]:
         """The paper's mean over these tasks and its standard deviation over seeds; NaN where it lacks one of them.
 
-        A figure that prints only a mean over all its tasks has it under the name ``mean``.
+        A figure that prints only a mean over all its tasks has it under the name ``mean``: no number for fewer.
         """
         found = {value.task: value for value in self.values if value.variant == variant}
-        if "mean" in found:
+        if "mean" in found and set(tasks) == set(self.tasks):
             return found["mean"].value, found["mean"].sd or 0.0
         if not tasks or any(task not in found for task in tasks):
             return math.nan, math.nan
@@ -76,8 +78,12 @@ def _beside(theirs: float, their_sd: float, ours: float, sd: float, seeds: int, 
 
 
 def order(records: Sequence[Record], paper: Paper) -> Judged:
-    """Spearman's correlation of the variants' means with the paper's, with a one-sided permutation p-value."""
-    tasks = list(dict.fromkeys(record.task for record in records))
+    """Spearman's correlation of the variants' means with the paper's, with a one-sided permutation p-value.
+
+    Over the tasks on which most runs tell the classes apart: the shares of a class have no order.
+    """
+    tasks = [task for task in dict.fromkeys(r.task for r in records) if not _same_answers(records, task)]
+    records = [record for record in records if record.task in tasks]
     values = capped(records, "score")
     pairs = []
     for variant in dict.fromkeys(record.variant for record in records):
@@ -88,6 +94,7 @@ def order(records: Sequence[Record], paper: Paper) -> Judged:
             pairs.append((theirs, ours))
     if len(pairs) < 5:
         return Judged("undecided", f"{len(pairs)} variants have a number in both; at least 5 are needed.")
+    over = f" over {', '.join(tasks)}"
     first, second = (_ranks(np.array(column)) for column in zip(*pairs, strict=True))
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return Judged("not confirmed", f"All {len(pairs)} variants are equal: there is no order.", 0.0)
@@ -96,12 +103,23 @@ def order(records: Sequence[Record], paper: Paper) -> Judged:
     shuffled = np.array([np.corrcoef(first, rng.permutation(second))[0, 1] for _ in range(PERMUTATIONS)])
     p, opposite = ((1 + int((sign * shuffled >= sign * found - 1e-12).sum())) / (1 + PERMUTATIONS) for sign in (1, -1))
     verdict = "confirmed" if p <= ALPHA else "contradicted" if opposite <= ALPHA else "not confirmed"
-    said = f"Spearman's ρ = {found:.2f} between the paper's and our order of {len(pairs)} variants"
+    said = f"Spearman's ρ = {found:.2f} between the paper's and our order of {len(pairs)} variants{over}"
     return Judged(verdict, f"{said} (one-sided permutation p = {p:.2g}).", found)
 
 
-def correlation(records: Sequence[Record], x: str, y: str, sign: int) -> Judged:
-    """Spearman's ρ over cells (means over seeds), with the bootstrap over variants of `rank_correlations`."""
+def _same_answers(records: Sequence[Record], task: str) -> bool:
+    """Whether most runs on a task gave every example the same answer."""
+    runs = [record for record in records if record.task == task]
+    return 2 * sum(record.gives_one_answer for record in runs) > len(runs)
+
+
+def correlation(records: Sequence[Record], x: str, y: str, sign: int, within_rates: bool = False) -> Judged:
+    """Spearman's ρ over cells (means over seeds), with the bootstrap over variants of `rank_correlations`.
+
+    Args:
+        within_rates: rank the cells of each learning rate by themselves: a higher rate moves sharpness, width and loss
+            together, whatever the methods do.
+    """
     import pandas as pd
 
     from landscape.analysis.rank_correlation import rank_correlations
@@ -111,18 +129,27 @@ def correlation(records: Sequence[Record], x: str, y: str, sign: int) -> Judged:
         place: Mapping[str, object] = {**record.place, "learning_rate": record.learning_rate}
         cells.setdefault((record.variant, json.dumps(place, sort_keys=True, default=str)), []).append(record)
     rows = [
-        {"run": variant, x: mean_sd([r.measure(x) for r in runs])[0], y: mean_sd([r.measure(y) for r in runs])[0]}
+        {
+            "run": variant,
+            "rate": runs[0].learning_rate,
+            x: mean_sd([r.measure(x) for r in runs])[0],
+            y: mean_sd([r.measure(y) for r in runs])[0],
+        }
         for (variant, _), runs in cells.items()
     ]
     if not rows:
         return Judged("undecided", "No runs.")
-    [found] = rank_correlations(pd.DataFrame(rows), [(x, y)]).to_dict("records")
+    table = pd.DataFrame(rows)
+    if within_rates:
+        table = table.dropna(subset=[x, y])
+        table[[x, y]] = table.groupby("rate")[[x, y]].rank(pct=True)
+    [found] = rank_correlations(table, [(x, y)]).to_dict("records")
     if found["remark"] or math.isnan(found["spearman"]):
         return Judged("undecided", f"{x} and {y} over {found['n']} cells: {found['remark'] or 'no correlation'}.")
     value, low, high = found["spearman"], found["low"], found["high"]
     interval = f"95 % interval {low:.2f} to {high:.2f}"
     said = f"Spearman's ρ = {value:.2f} ({interval}) between {x} and {y} over {found['n']} cells"
-    said += f" of {found['num_runs']} variants."
+    said += f" of {found['num_runs']} variants{', ranked within each learning rate' if within_rates else ''}."
     if low <= 0 <= high:
         return Judged("not confirmed", said, value)
     return Judged("confirmed" if sign * value > 0 else "contradicted", said, value)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 Verdict = Literal["confirmed", "not confirmed", "contradicted", "undecided", "not comparable"]
 VERDICTS: dict[str, str] = {
     "confirmed": "what is claimed was found: by a test at level 0.05, or within the bound that the row states",
-    "not confirmed": "the test could have found it and did not",
+    "not confirmed": "a test that could have reached that level did not; its interval says what it leaves open",
     "contradicted": "the opposite was found, likewise",
     "undecided": "too few seeds for any test at that level, or nothing happened that could be judged",
-    "not comparable": "a number at another scale than the paper's, given without a judgment",
+    "not comparable": "a score at another scale than the paper's, in the tables of scores without a judgment",
 }
 ALPHA = 0.05
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,48 @@ def test_the_page_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     assert "2 seeds: no paired test can give a p-value below 0.5" in text
     for name in names():
         assert f"| `{name}` |" in text
-    # In words, without the units of the table; what the scale leaves out is said and not judged.
+    # In words, without the units of the table.
     assert "- **LoRA-MGPO, Figure 2** (cpu: smollm2-135m, gsm8k, 100 steps, 2 seeds). Not confirmed: LoRA's" in text
-    assert "LoRA-MGPO ends at a lower training loss; LoRA-MGPO ends at a lower held-out loss." in text
-    assert "Not run at this scale, and no row asks about: Full FT." in text
-    assert "| full fine-tuning's training loss rebounds" not in text
+    assert "LoRA-MGPO ends at a lower training loss; LoRA-MGPO ends at a lower held-out loss; full fine-" in text
+    # What the paper says stands beside what was run.
+    assert "`learning_rate` 0.005 (paper 0.0005)" in text
+    assert "`max_steps` 100 (paper 3125)" in text
+    assert "**Notes.** Stated: LLaMA-2-7B, MetaMathQA" in text
     # A figure that is not there is not linked.
     (tmp_path / "mgpo2-cpu.png").unlink()
     assert "![" not in page(read_results(tmp_path), tmp_path, "results")
+
+
+def test_what_a_scale_leaves_out_is_said_and_not_judged(tmp_path: Path) -> None:
+    text = page([result(experiment="mgpo3")], tmp_path, ".")
+    assert "Not run at this scale, so not judged: Full FT." in text
+    quantities = [row.quantity for row in verdicts(result(experiment="mgpo-table2"))]
+    # There are no scores in these runs, and none of rank 128.
+    assert quantities == ["LoRA-MGPO has a lower held-out loss than LoRA, nats"]
+
+
+def test_the_papers_gain_is_over_the_same_tasks() -> None:
+    def gain(task: str) -> float | None:
+        runs = [record(v, seed, task=task, score=70.0 + seed) for v in ("LoRA", "LoRA-GGPO") for seed in range(2)]
+        rows = {row.quantity: row for row in verdicts(result(experiment="ggpo-table1", runs=runs))}
+        return rows["LoRA-GGPO scores higher than LoRA, points"].paper_value
+
+    assert gain("mrpc") == pytest.approx(86.78 - 68.38)
+    assert gain("arithmetic") is None
+
+
+def test_runs_that_serve_twice_are_counted(tmp_path: Path) -> None:
+    text = page([result(), result(experiment="mgpo1")], tmp_path, ".")
+    assert "The rows are not independent: 8 of 8 runs serve more than one experiment." in text
+    assert "not independent" not in page([result()], tmp_path, ".")
 
 
 def test_runs_that_end_worse_than_they_began_are_counted(tmp_path: Path) -> None:
     def run(variant: str, seed: int, end: float) -> Any:
         return record(variant, seed, place={"rank": 8}, final_eval=end, curve=((0, 2.0), (50, 5.0), (100, end)))
 
-    runs = [run("LoRA", 0, 3.0), run("LoRA", 1, math.nan), run("LoRA-MGPO", 0, 1.0), run("LoRA-MGPO", 1, 2.5)]
+    diverged = replace(run("LoRA", 1, math.nan), state="diverged")
+    runs = [run("LoRA", 0, 3.0), diverged, run("LoRA-MGPO", 0, 1.0), run("LoRA-MGPO", 1, 2.5)]
     text = page([result(runs=runs)], tmp_path, ".")
     assert text.count("before training (LoRA at rank 8 2 of 2; LoRA-MGPO at rank 8 1 of 2): they were lost") == 2
     assert "before training" not in page([result()], tmp_path, ".")

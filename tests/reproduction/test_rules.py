@@ -104,7 +104,7 @@ def test_a_seed_without_all_rates_chooses_nothing() -> None:
 
 
 def rebounds(**more: Any) -> Any:
-    return rule(rule="rebounds", variant="A", **more)
+    return rule(**{"rule": "rebounds", "variant": "A", **more})
 
 
 def runs_of(variant: str, p: list[float], **more: Any) -> list[Any]:
@@ -145,6 +145,41 @@ def test_what_a_double_descent_lacks_is_said() -> None:
     ]
     sentence = rebounds().judge(runs, Paper()).sentence
     assert "4 of 5 runs rebound (q ≤ 0.05; 2 without a first descent; 1 without a second one)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "verdict", "words"),
+    [
+        ("episode", 0.9, "confirmed", "1 of them fall before and after, 1 of these end below"),
+        ("partial", 0.9, "confirmed", "1 of them fall before and after, 1 of these end below"),
+        ("episode", 1.1, "not confirmed", "1 of them fall before and after, 0 of these end below"),
+        ("rebound_only", 0.9, "not confirmed", "0 of them fall before and after, 0 of these end below"),
+    ],
+)
+def test_a_double_descent_falls_on_both_sides_and_is_not_lost(kind: str, end: float, verdict: str, words: str) -> None:
+    numbers = {"final_eval": end, "curve": ((0, 1.0), (100, end)), "rise": 2.0, "episode": {"kind": kind, "onset": 9}}
+    runs = [record("LoRA", 0, p_value=1e-4, q_value=2e-4, **numbers), record("LoRA", 1, p_value=0.5, q_value=0.5)]
+    judged = rebounds(variant="LoRA", returns=True).judge(runs, Paper())
+    assert judged.verdict == verdict
+    assert words in judged.sentence
+    assert (
+        rebounds(variant="LoRA", returns=True).judge(runs[1:], Paper()).sentence
+        == "LoRA: 0 of 1 runs rebound (q ≤ 0.05)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"final_eval": 1.1, "curve": ((0, 1.0), (100, 1.1))}, True),
+        ({"final_eval": 0.9, "curve": ((0, 1.0), (50, 9.0), (100, 0.9))}, False),
+        ({"final_eval": 1.1, "curve": ((50, 1.0), (100, 1.1))}, False),  # nothing is known of the beginning
+        ({"state": "diverged"}, True),
+        ({}, False),
+    ],
+)
+def test_lost_runs(changes: dict[str, Any], lost: bool) -> None:
+    assert record(**changes).is_lost is lost
 
 
 def test_cells_share_the_level() -> None:
@@ -224,7 +259,10 @@ def test_ties() -> None:
     ties = rule(rule="ties", measure="score", within=2.0, by="score")
     assert ties.judge(runs, Paper()).verdict == "confirmed"
     judged = rule(rule="ties", measure="score", within=1.0, by="score").judge(runs, Paper())
-    assert (judged.verdict, judged.value) == ("not confirmed", pytest.approx(1.5))
+    assert (judged.verdict, judged.value) == ("contradicted", pytest.approx(1.5))
+    # Seeds 0.07 apart: the largest of the means may be above the bound by chance.
+    near = rule(rule="ties", measure="score", within=1.45, by="score").judge(runs, Paper())
+    assert (near.verdict, "The bound is 1.45." in near.sentence) == ("undecided", True)
     assert ties.judge(runs[:2], Paper()).verdict == "undecided"
 
 
@@ -235,6 +273,18 @@ def test_correlates(slope: int, verdict: str) -> None:
     judged = correlates.judge(runs, Paper())
     assert (judged.verdict, judged.value) == (verdict, pytest.approx(slope))
     assert correlates.judge(runs[:7], Paper()).verdict == "undecided"
+
+
+def test_correlations_are_not_those_of_the_learning_rate() -> None:
+    """Within each rate wider is worse; over all rates together wider is better."""
+    runs = [
+        record(f"V{i}", 0, learning_rate=rate, width=10.0 * k + i, gap=i - 10.0 * k)
+        for k, rate in enumerate((1e-4, 1e-3, 1e-2))
+        for i in range(8)
+    ]
+    judged = rule(rule="correlates", x="width", y="gap", expect="positive").judge(runs, Paper())
+    assert (judged.verdict, judged.value) == ("confirmed", pytest.approx(1.0))
+    assert "ranked within each learning rate" in judged.sentence
 
 
 PAPER = tuple(PaperValue(variant=f"V{i}", task="cola", value=70.0 + i, sd=0.5) for i in range(8))
@@ -248,6 +298,29 @@ def test_order(sign: int, verdict: str) -> None:
     assert rule(rule="order").judge(runs[:4], Paper(PAPER)).verdict == "undecided"
     level = [record(f"V{i}", 0, score=50.0) for i in range(8)]
     assert rule(rule="order").judge(level, Paper(PAPER)).verdict == "not confirmed"
+
+
+def test_the_order_is_of_tasks_with_answers() -> None:
+    """On the second task every run gives one class: its equal scores would hide the order."""
+    runs = [record(f"V{i}", 0, score=50.0 + i, task="cola") for i in range(8)]
+    paper = tuple(PaperValue(variant=f"V{i}", task="mrpc", value=90.0 - 9 * i) for i in range(8))
+    same = [record(f"V{i}", 0, score=68.4, task="mrpc", metrics={"matthews_correlation": 0.0}) for i in range(8)]
+    judged = rule(rule="order").judge(runs + same, Paper(PAPER + paper))
+    assert (judged.verdict, judged.value) == ("confirmed", pytest.approx(1.0))
+    assert "over cola" in judged.sentence
+    assert rule(rule="order").judge(same, Paper(paper)).verdict == "undecided"
+
+
+def test_the_best_among_those_that_are_claimed() -> None:
+    runs = [r for i in range(3) for r in series(f"V{i}", "score", [50.0 + i + 0.01 * s for s in range(6)])]
+    judged = rule(rule="best", variant="V1", among=["V0", "V1"]).judge(runs, Paper())
+    assert (judged.verdict, "is number 1 of 2" in judged.sentence) == ("confirmed", True)
+
+
+def test_a_printed_mean_is_over_all_tasks() -> None:
+    paper = Paper((PaperValue(variant="A", task="mean", value=82.0),), tasks=("cola", "mrpc"))
+    assert paper.of("A", ["mrpc", "cola"])[0] == 82.0
+    assert math.isnan(paper.of("A", ["cola"])[0])
 
 
 def test_best() -> None:
