@@ -102,7 +102,7 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
     A rule about a variant that the scale leaves out, or about scores where none were measured, has no row.
     """
     experiment = experiment or load_experiment(result.experiment)
-    tasks = experiment.grid.get("task") or [experiment.config.get("task")]
+    tasks = [str(task) for task in experiment.grid.get("task") or [experiment.config.get("task")]]
     paper = Paper(experiment.paper_values, result.scale == "paper", tasks)
     runs, scale = list(result.runs), result.sentence()
 
