@@ -90,6 +90,8 @@ def _line(row: Mapping[str, Any]) -> None:
 def _experiment(experiment: Experiment, results: Mapping[str, list[Packed]]) -> None:
     st.markdown(f"**{plain(experiment.title)}** ({plain(experiment.source)}, {plain(experiment.place)})")
     st.markdown(f"Claim: {plain(experiment.claim)}")
+    if experiment.notes:
+        st.caption(plain(experiment.notes))
     for packed in results.get(experiment.name, []):
         st.markdown(f"At scale **{plain(packed.scale)}**: {plain(packed.about)}")
         if packed.picture is not None:
