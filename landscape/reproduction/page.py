@@ -205,7 +205,7 @@ def _certainty(result: Result) -> str:
 
 
 def _lost(result: Result) -> str:
-    """Which runs end worse than they began: no descent has followed their rebound."""
+    """Which runs end worse than they began."""
     counts: dict[str, list[bool]] = {}
     for run in result.runs:
         where = ", ".join(f"{key} {_value(value)}" for key, value in run.place.items())
@@ -215,7 +215,7 @@ def _lost(result: Result) -> str:
         return ""
     return (
         f" Some runs diverge or end above the held-out loss that the model had before training ({'; '.join(found)}): "
-        "they were lost, and have not come back."
+        "training them gained nothing, and no second descent made up for it."
     )
 
 

@@ -116,7 +116,7 @@ def test_runs_that_end_worse_than_they_began_are_counted(tmp_path: Path) -> None
     diverged = replace(run("LoRA", 1, math.nan), state="diverged")
     runs = [run("LoRA", 0, 3.0), diverged, run("LoRA-MGPO", 0, 1.0), run("LoRA-MGPO", 1, 2.5)]
     text = page([result(runs=runs)], tmp_path, ".")
-    assert text.count("before training (LoRA at rank 8 2 of 2; LoRA-MGPO at rank 8 1 of 2): they were lost") == 2
+    assert text.count("before training (LoRA at rank 8 2 of 2; LoRA-MGPO at rank 8 1 of 2): training them") == 2
     assert "before training" not in page([result()], tmp_path, ".")
 
 
