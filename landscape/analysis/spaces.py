@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from landscape.config import RunConfig
     from landscape.store import Run, SnapshotReader
 
 SPACES = ("adapter", "merged", "balanced", "preconditioned")
@@ -28,6 +29,16 @@ MOMENTS = "adam_v"
 
 class UndefinedError(Exception):
     """What was asked for is not defined at this snapshot; the message says why."""
+
+
+def is_balanceable(config: RunConfig) -> bool:
+    """Whether a run's adapter has balanced coordinates: s·BA with A and B both free.
+
+    DoRA's, AdaLoRA's and NLoRA's layers are none, and full fine-tuning has no adapter.
+    """
+    from landscape.methods import recipe
+
+    return recipe(config).adapter.adapter == "lora"
 
 
 def captured_steps(run: Run, space: str) -> list[int]:

@@ -147,7 +147,8 @@ def _panels(figure: Figure, result: CurveSet, layout: Layout, top: float) -> lis
             ax.tick_params(labelbottom=False)
         if column and result.share_y != "none":
             ax.tick_params(labelleft=False)
-        if not column or result.share_y == "none":
+        own = result.share_y == "none" and column and result.panels[index - 1].y_label != panel.y_label
+        if not column or own:
             ax.set_ylabel(textwrap.fill(plain(panel.y_label), int(layout.panel_height / POINT / 4.6)), labelpad=4)
         if panel.x_label and not (below and result.panels[index + result.columns].x_label == panel.x_label):
             ax.set_xlabel(panel.x_label, labelpad=2)
@@ -176,6 +177,10 @@ def _draw_axes(ax: Axes, panel: Panel) -> None:
     if panel.x_ticks:
         ax.set_xticks([value for value, _ in panel.x_ticks], [plain(text) for _, text in panel.x_ticks])
         ax.minorticks_off()
+        if not panel.log_x:  # room for the outermost texts
+            first, last = panel.x_ticks[0][0], panel.x_ticks[-1][0]
+            margin = 0.1 * (last - first) or 1.0
+            ax.set_xlim(first - margin, last + margin)
     ax.grid(True, color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
     if panel.zero_line:

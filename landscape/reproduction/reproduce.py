@@ -147,6 +147,7 @@ def _analyze(
 ) -> dict[str, str]:
     """Everything that the experiment's rules need; what is known is not measured again."""
     from landscape.analysis.episodes import EpisodeSettings, set_q_values
+    from landscape.analysis.spaces import is_balanceable
 
     place = {run_id: {"store": str(store.path.absolute()), "run_id": run_id} for run_id in cells}
     errors: dict[str, str] = {}
@@ -180,7 +181,7 @@ def _analyze(
         ask(f"sharpness, {space}", SHARPNESS,
             lambda key, space=space, chosen=chosen, values=values: {
                 "steps": chosen[key], "options": {"space": space, **values}},
-            _balanceable if space == "balanced" else _any)  # fmt: skip
+            is_balanceable if space == "balanced" else _any)  # fmt: skip
     if cut is not None:
         ask("slices", SLICE,
             lambda key: {"steps": steps[key][-1:], "options": {"dims": 1, **cut.model_dump()}})  # fmt: skip
@@ -193,13 +194,6 @@ def _analyze(
 
 def _any(_: RunConfig) -> bool:
     return True
-
-
-def _balanceable(config: RunConfig) -> bool:
-    """DoRA's, AdaLoRA's and NLoRA's layers are no s·BA with A and B both free: they have no balanced coordinates."""
-    from landscape.methods import recipe
-
-    return recipe(config).adapter.adapter == "lora"
 
 
 def _beside(data_dir: str | Path | None) -> str | None:

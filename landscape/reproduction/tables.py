@@ -158,7 +158,7 @@ def tile_table(
 def _tile(number: Number, row: str, column: str, x: int, y: int, share: float, best: bool) -> Tile:
     ours = "–" if math.isnan(number.value) else f"{number.value:.4g}"
     if math.isfinite(number.sd):
-        ours += f" ± {number.sd:.2g}"
+        ours += f" ± {number.sd:.0f}" if number.sd >= 100 else f" ± {number.sd:.2g}"
     lines = (ours,) if math.isnan(number.paper) else (ours, f"paper {number.paper:.4g}")
     hover = "; ".join([f"{row}, {column}: {ours} over {number.n} runs", *lines[1:]])
     numbers = {"value": number.value, "sd": number.sd, "n": number.n, "paper": number.paper}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from landscape.analysis import analyze_sharpness, captured_steps, restore
-from landscape.analysis.spaces import CapturedSpace
+from landscape.analysis.spaces import CapturedSpace, is_balanceable
+from landscape.config import RunConfig
 from landscape.curvature import top_eigenvalues
 from landscape.errors import StoreError, UsageError
 from landscape.store import Run
@@ -126,3 +127,19 @@ def test_pyhessian_cross_checks(run: Run) -> None:
     assert theirs["value"].iloc[0] == pytest.approx(ours["value"].iloc[0], rel=1e-2)
     assert theirs[["backend", "which"]].to_numpy().tolist() == [["pyhessian", "magnitude"]]
     assert (run.analysis_dir / "sharpness-pyhessian.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"method": "lora"}, True),
+        ({"method": "pissa"}, True),
+        ({"method": "ggpo"}, True),
+        ({"method": "dora"}, False),
+        ({"method": "adalora"}, False),
+        ({"method": "sam", "adapter": "dora"}, False),
+        ({"method": "full"}, False),
+    ],
+)
+def test_which_adapters_have_balanced_coordinates(settings: dict[str, str], expected: bool) -> None:
+    assert is_balanceable(RunConfig.parse(settings)) is expected
