@@ -12,7 +12,7 @@ from typing import Any
 from landscape.errors import StoreError
 from landscape.reproduction.experiment import Experiment, load_experiment
 from landscape.reproduction.records import Record
-from landscape.reproduction.rules import Best, Compares, Order, Rule
+from landscape.reproduction.rules import Best, Compares, Correlates, Order, Rule
 from landscape.reproduction.scores import Paper, score_rows
 from landscape.reproduction.verdict import Judged, Row, rounded
 
@@ -99,7 +99,8 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], d
 def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
     """The rows of a result: one a rule, then the paper's scores beside ours.
 
-    A rule about a variant that the scale leaves out, or about scores where none were measured, has no row.
+    A rule about a variant that the scale leaves out, about scores where none were measured, or about best learning
+    rates where there is one alone, has no row.
     """
     experiment = experiment or load_experiment(result.experiment)
     tasks = [str(task) for task in experiment.grid.get("task") or [experiment.config.get("task")]]
@@ -116,6 +117,9 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
     scored = any(math.isfinite(run.score) for run in runs)
     asked = [rule for rule in experiment.rules if all(name in present for name in rule.named)]
     asked = [rule for rule in asked if scored or not _asks_scores(rule)]
+    # Beside full fine-tuning's own rate, which is no choice.
+    chosen = len({run.learning_rate for run in runs if "learning_rate" in run.place}) > 1
+    asked = [rule for rule in asked if chosen or not _asks_best_rates(rule)]
     rows = [row(rule.quantity, _theirs(rule, runs, paper), rule.judge(runs, paper)) for rule in asked]
     tasks = ", ".join(dict.fromkeys(run.task for run in runs))
     for variant, theirs, judged in score_rows(runs, paper):
@@ -125,6 +129,10 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
 
 def _asks_scores(rule: Rule) -> bool:
     return isinstance(rule, (Best, Order)) or "score" in (getattr(rule, "measure", None), getattr(rule, "by", None))
+
+
+def _asks_best_rates(rule: Rule) -> bool:
+    return (isinstance(rule, Compares) and bool(rule.at_best)) or (isinstance(rule, Correlates) and rule.of == "best")
 
 
 def _theirs(rule: Rule, runs: Sequence[Record], paper: Paper) -> float | None:

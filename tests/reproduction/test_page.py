@@ -93,6 +93,18 @@ def test_what_a_scale_leaves_out_is_said_and_not_judged(tmp_path: Path) -> None:
     assert quantities == ["LoRA-MGPO has a lower held-out loss than LoRA, nats"]
 
 
+@pytest.mark.parametrize(("rates", "rows"), [((1e-3,), 2), ((1e-3, 3e-3), 4)])
+def test_best_rates_are_asked_where_there_are_several(rates: tuple[float, ...], rows: int) -> None:
+    runs = [
+        record(variant, seed, learning_rate=rate, width=1.0, final_eval=1.0)
+        for variant in ("LoRA", "LoRA-MGPO")
+        for seed in range(2)
+        for rate in rates
+    ]
+    quantities = [row.quantity for row in verdicts(result(experiment="flatness", runs=runs))]
+    assert sum(quantity.startswith("LoRA-MGPO is flatter") for quantity in quantities) == rows
+
+
 def test_the_papers_gain_is_over_the_same_tasks() -> None:
     def gain(task: str) -> float | None:
         runs = [record(v, seed, task=task, score=70.0 + seed) for v in ("LoRA", "LoRA-GGPO") for seed in range(2)]
