@@ -126,7 +126,7 @@ def ablation(figure: str, runs: Sequence[RunData], names: Sequence[str], title: 
         columns=min(3, len(panels)),
         share_y="none",
         chosen=chosen.chosen(),
-        notes=("Points: means over seeds, with every seed beside them as ±1 sd. Axes differ and do not begin at 0.",),
+        notes=("Points: means over seeds; bars: ±1 sd over seeds. Axes differ and do not begin at 0.",),
         missing=chosen.missing(),
     )
 
