@@ -31,13 +31,14 @@ def _gap(run: RunData) -> float:
 
 
 def _width(run: RunData) -> float:
-    """Of the last snapshot's slice along random directions; infinite where the loss never rises so far."""
-    found = [
-        (item.info["step"], item.flatness["width"][0])
-        for item in run.slices
-        if item.flatness is not None and item.info["settings"]["directions"] == "random"
-    ]
-    return float(max(found)[1]) if found else math.nan
+    """Of the last snapshot's widest slice along random directions: all of it where the loss never rises so far."""
+    found = []
+    for item in run.slices:
+        settings = item.info["settings"]
+        if item.flatness is not None and settings["directions"] == "random":
+            whole = 2 * float(settings["radius"])
+            found.append((item.info["step"], whole, min(float(item.flatness["width"][0]), whole)))
+    return max(found)[-1] if found else math.nan
 
 
 NUMBERS: dict[str, tuple[Read, str]] = {

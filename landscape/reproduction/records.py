@@ -233,7 +233,8 @@ def _flatness(run: Run, analyses: Analyses) -> dict[str, Any]:
         return {}
     from landscape.analysis.flatness import flatness_table
 
-    table = flatness_table([run], delta=0.1 if analyses.slice is None else analyses.slice.delta)
+    cut = analyses.slice
+    table = flatness_table([run]) if cut is None else flatness_table([run], delta=cut.delta, dims=1, radius=cut.radius)
     if table.empty:
         return {}
     first, last = table.iloc[0], table.iloc[-1]
@@ -243,6 +244,6 @@ def _flatness(run: Run, analyses: Analyses) -> dict[str, Any]:
     if len(table) > 1:
         found["first_lambda_max"] = first["lambda_max"]
     # A loss that never rises by delta within the slice: its width is at least the whole of it.
-    if analyses.slice is not None and math.isinf(found["width"]):
-        found["width"] = 2 * analyses.slice.radius
+    if cut is not None and math.isinf(found["width"]):
+        found["width"] = 2 * cut.radius
     return {key: float(value) for key, value in found.items()}

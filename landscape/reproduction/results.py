@@ -12,7 +12,7 @@ from typing import Any
 from landscape.errors import StoreError
 from landscape.reproduction.experiment import Experiment, load_experiment
 from landscape.reproduction.records import Record
-from landscape.reproduction.rules import Best, Compares, Correlates, Order, Rule
+from landscape.reproduction.rules import Compares, Rule
 from landscape.reproduction.scores import Paper, score_rows
 from landscape.reproduction.verdict import Judged, Row, rounded
 
@@ -115,24 +115,14 @@ def verdicts(result: Result, experiment: Experiment | None = None) -> list[Row]:
 
     present = experiment.variants_at(result.scale)
     scored = any(math.isfinite(run.score) for run in runs)
-    asked = [rule for rule in experiment.rules if all(name in present for name in rule.named)]
-    asked = [rule for rule in asked if scored or not _asks_scores(rule)]
     # Beside full fine-tuning's own rate, which is no choice.
-    chosen = len({run.learning_rate for run in runs if "learning_rate" in run.place}) > 1
-    asked = [rule for rule in asked if chosen or not _asks_best_rates(rule)]
+    tuned = len({run.learning_rate for run in runs if "learning_rate" in run.place}) > 1
+    asked = [rule for rule in experiment.rules if rule.is_asked(present, scored, tuned)]
     rows = [row(rule.quantity, _theirs(rule, runs, paper), rule.judge(runs, paper)) for rule in asked]
     tasks = ", ".join(dict.fromkeys(run.task for run in runs))
     for variant, theirs, judged in score_rows(runs, paper):
         rows.append(row(f"score of {variant}, mean over {tasks}", _number(theirs), judged))
     return rows
-
-
-def _asks_scores(rule: Rule) -> bool:
-    return isinstance(rule, (Best, Order)) or "score" in (getattr(rule, "measure", None), getattr(rule, "by", None))
-
-
-def _asks_best_rates(rule: Rule) -> bool:
-    return (isinstance(rule, Compares) and bool(rule.at_best)) or (isinstance(rule, Correlates) and rule.of == "best")
 
 
 def _theirs(rule: Rule, runs: Sequence[Record], paper: Paper) -> float | None:

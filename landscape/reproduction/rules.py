@@ -7,8 +7,8 @@ A claim that two variants differ is tested on paired seeds by an exact sign-flip
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -39,6 +39,21 @@ class _Rule(BaseModel):
     def named(self) -> tuple[str, ...]:
         """Variants that the rule names."""
         return tuple(value for key in ("variant", "first", "second") if (value := getattr(self, key, None)))
+
+    @property
+    def asks_scores(self) -> bool:
+        """Whether it says nothing of runs without a score."""
+        return "score" in (getattr(self, "measure", None), getattr(self, "by", None))
+
+    @property
+    def asks_best_rates(self) -> bool:
+        """Whether it says nothing of runs at one learning rate."""
+        return bool(getattr(self, "at_best", None)) or getattr(self, "of", None) == "best"
+
+    def is_asked(self, variants: Collection[str], scored: bool, tuned: bool) -> bool:
+        """Whether runs of these variants can answer it: with scores or without, at several learning rates or one."""
+        present = all(name in variants for name in self.named)
+        return present and (scored or not self.asks_scores) and (tuned or not self.asks_best_rates)
 
     @field_validator("measure", "x", "y", "by", check_fields=False)
     @classmethod
@@ -124,6 +139,7 @@ class Compares(_Rule):
     """Is a measure lower (higher) for the first variant than for the second, on paired seeds?
 
     With ``at_best: MEASURE`` each variant is taken at the learning rate that the other seeds prefer by that measure.
+    A measure that is the same in every run, at a bound of its own, decides nothing.
     """
 
     rule: Literal["compares"]
@@ -150,6 +166,8 @@ class Compares(_Rule):
             f"difference {test.difference:+.3g} ({_words(test)}{'; ' if lost else ''}{', '.join(lost)})."
         )
         verdict = _tested(test, -1 if self.expect == "lower" else 1)
+        if len(left) > 1 and len({*left, *right}) == 1:
+            verdict, said = "undecided", f"{said[:-1]}: every run has the same {self.measure}."
         return Judged(verdict, said, *mean_sd([a - b for a, b in zip(left, right, strict=True)]))
 
 
@@ -218,7 +236,10 @@ class Rises(_Rule):
 
 
 class Ties(_Rule):
-    """After tuning, do the variants tie: do their means lie within ``within`` of each other?"""
+    """After tuning, do the variants tie: do their means lie within ``within`` of each other?
+
+    Over the seeds that all variants have, so that no seed's luck is in some of the means alone.
+    """
 
     rule: Literal["ties"]
     by: str = "final_eval"
@@ -229,9 +250,11 @@ class Ties(_Rule):
         """See the class."""
         chosen = at_best_rate(select(records, None, self.where), self.by)
         values = capped(chosen, self.measure)
+        chosen = [r for r in chosen if math.isfinite(values[r.run_id])]
         names = dict.fromkeys(r.variant for r in chosen)
-        means = {name: mean_sd([values[r.run_id] for r in select(chosen, name)]) for name in names}
-        means = {name: pair for name, pair in means.items() if math.isfinite(pair[0])}
+        shared = set.intersection(*({r.seed for r in select(chosen, name)} for name in names)) if names else set()
+        chosen = [r for r in chosen if r.seed in shared]
+        means = {name: mean_sd([values[r.run_id] for r in select(chosen, name)]) for name in names if shared}
         if len(means) < 2:
             return Judged("undecided", f"Fewer than two variants have a {self.measure}.")
         low, high = (pick(means, key=lambda name: means[name][0]) for pick in (min, max))
@@ -278,6 +301,7 @@ class Best(_Rule):
     rule: Literal["best"]
     variant: str
     among: tuple[str, ...] = ()
+    asks_scores: ClassVar[bool] = True
 
     def judge(self, records: Records, _: scores.Paper) -> Judged:
         """See the class."""
@@ -305,6 +329,7 @@ class Order(_Rule):
     """Does the paper's order of the variants come back? Spearman's correlation with its permutation p-value."""
 
     rule: Literal["order"]
+    asks_scores: ClassVar[bool] = True
 
     def judge(self, records: Records, paper: scores.Paper) -> Judged:
         """See the class."""

@@ -18,6 +18,7 @@ from landscape.reproduction.experiment import load_experiment
 from landscape.reproduction.marks import with_rebounds
 from landscape.reproduction.variants import all_variants, variant_of
 from tests.synthetic_runs import run, sweep
+from tests.synthetic_slices import slice_file
 
 
 def scored(method: str, score: float, seed: int = 0, task: str = "cola", **changes: Any) -> RunData:
@@ -180,6 +181,20 @@ def test_numbers_by_rate() -> None:
     assert curve.y[0] == pytest.approx(np.mean(last))
     assert curve.n is not None
     assert curve.n.tolist() == [3, 2]
+
+
+def test_widths_are_of_the_widest_slice_and_at_most_all_of_it() -> None:
+    runs = sweep(("lora", "mgpo"), (16,), rates=(1e-4, 5e-4))
+    sliced = []
+    for one in runs:
+        narrow, wide = (slice_file(one.run_id, dims=1, radius=radius) for radius in (1.0, 4.0))
+        width = math.inf if one.method == "mgpo" else 2.5
+        flat = {**(wide.flatness or {}), "width": (width, 0.1, 3.0)}
+        sliced.append(replace(one, slices=[replace(wide, flatness=flat), narrow]))
+    [figure] = FIGURES["flatness"].build(sliced)
+    [panel] = [panel for panel in figure.panels if panel.title == "width"]
+    drawn = {curve.label: curve.y.tolist() for curve in panel.curves}
+    assert drawn == {"LoRA": [2.5, 2.5], "LoRA-MGPO": [8.0, 8.0]}
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,14 @@ def test_differences_of_both_signs_are_not_confirmed() -> None:
     assert (judged.verdict, "p = 1" in judged.sentence) == ("not confirmed", True)
 
 
+def test_a_measure_at_its_bound_decides_nothing() -> None:
+    runs = [r for name in "AB" for r in series(name, "width", [2.0] * 6)]
+    judged = compares(measure="width").judge(runs, Paper())
+    assert (judged.verdict, judged.sentence.endswith("every run has the same width.")) == ("undecided", True)
+    runs[-1] = record("B", 5, width=1.9)
+    assert compares(measure="width").judge(runs, Paper()).verdict == "not confirmed"
+
+
 def test_pairs_are_of_equal_cells_and_seeds_alone() -> None:
     runs = series("A", "final_eval", SIX, rank=8) + series("B", "final_eval", [v - 1 for v in SIX], rank=16)
     assert compares().judge(runs, Paper()).verdict == "undecided"
@@ -264,6 +272,11 @@ def test_ties() -> None:
     near = rule(rule="ties", measure="score", within=1.45, by="score").judge(runs, Paper())
     assert (near.verdict, "The bound is 1.45." in near.sentence) == ("undecided", True)
     assert ties.judge(runs[:2], Paper()).verdict == "undecided"
+    # A third seed that B lacks, and that was luckier, is in neither mean.
+    more = ties.judge([*runs, record("A", 2, score=95.0)], Paper())
+    assert more.value == pytest.approx(1.5)
+    apart = [record("A", 0, score=80.0), record("B", 1, score=80.0)]
+    assert ties.judge(apart, Paper()).verdict == "undecided"
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(1, "confirmed"), (-1, "contradicted")])
