@@ -134,9 +134,9 @@ def _print_outcome(experiment: Experiment, outcome: Outcome, as_json: bool) -> N
         typer.echo(f"failed {run_id}: {error.strip().splitlines()[-1] if error.strip() else ''}", err=True)
     if outcome.result is None:
         why = "stopped" if outcome.interrupted else "not all runs ended"
+        partly = " (--partial judges what there is)" if outcome.ended else ""
         typer.echo(
-            f"{why}: {outcome.ended} of {outcome.planned} runs have ended; the same command goes on from here "
-            "(--partial judges what there is)"
+            f"{why}: {outcome.ended} of {outcome.planned} runs have ended; the same command goes on from here{partly}"
         )
 
 

@@ -103,7 +103,7 @@ def reproduce(
         left = len(ended) < len(cells)
         if not ended or ((swept.interrupted or left) and not partial):
             return Outcome(None, (), (), errors, len(ended), len(cells), swept.interrupted)
-        if swept.interrupted:  # and what there is was asked for
+        if partial:  # What there is was asked for, however little time that left.
             engine.until = None
         try:
             errors |= _analyze(experiment.analyses_at(scale), opened, ended, engine, console, data_dir)

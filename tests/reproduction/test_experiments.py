@@ -127,7 +127,7 @@ def test_out_of_time_it_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = ("mgpo2", "--scale", "smoke", "--store", tmp_path / "store", "--workers", 0, "--format", "csv")
     stopped = invoke("reproduce", *arguments, "--max-minutes", 0)
     assert stopped.exit_code == 0
-    assert "0 of 4 runs have ended; the same command goes on from here" in stopped.stdout
+    assert stopped.stdout.endswith("0 of 4 runs have ended; the same command goes on from here\n")
     assert not (tmp_path / "store" / FOLDER).exists()
     assert {run.status.state for run in Store.open(tmp_path / "store").runs()} == {"queued"}
     assert payload(invoke("reproduce", *arguments, "--json"))["complete"]
@@ -136,6 +136,10 @@ def test_out_of_time_it_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_what_is_there_is_judged_when_asked(tmp_path: Path) -> None:
     first = reproduce(load_experiment("mgpo2"), "smoke", tmp_path, workers=0, formats=("csv",))
     assert first.result is not None
+    again = reproduce(
+        load_experiment("mgpo2"), "smoke", tmp_path, workers=0, formats=("csv",), partial=True, max_minutes=0
+    )
+    assert again.result == first.result
     run = Store.open(tmp_path).get(first.result.runs[0].run_id)
     run.set_status(state="failed", error="boom")
     (run.path / "checkpoint").mkdir(exist_ok=True)
