@@ -314,6 +314,12 @@ def with_inset(panel: Panel, low: float, high: float) -> Panel:
     return replace(panel, inset=(low, high), y_range=(bottom, max(top, needed)))
 
 
+def spans_top(panel: Panel) -> float:
+    """Where the labels of spans begin, as a share of the axes' height: below the inset where there is one."""
+    # The inset's tick labels are beneath it.
+    return 0.985 if panel.inset is None else INSET_BOX[1] - 0.09
+
+
 def inset_range(curves: Sequence[Curve], interval: tuple[float, float], log_y: bool) -> tuple[float, float]:
     """The y range of all that is drawn within an interval of the x axis, with a margin."""
     parts = [series.y[(series.x >= interval[0]) & (series.x <= interval[1])] for c in curves for series in (c, *c.raw)]

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from landscape.plots.build import inset_range
+from landscape.plots.build import inset_range, spans_top
 from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, Panel
 from landscape.plots.envelope import reduce
 from landscape.plots.matplotlib_page import (
@@ -202,17 +202,18 @@ def _draw_axes(ax: Axes, panel: Panel) -> None:
 
 
 def _draw_spans(ax: Axes, panel: Panel) -> None:
-    """Neighbors' labels are on different lines, so that they do not cover each other."""
+    """Neighbors' labels are on different lines, so that they do not cover each other; all within the axes."""
+    top = spans_top(panel)
     for number, span in enumerate(panel.spans):
         ax.axvspan(span.start, span.stop, color=span.color, alpha=0.14, linewidth=0, zorder=1.2)
         ax.axvline(span.peak, color=span.color, linewidth=0.8, linestyle="dotted", zorder=1.4)
-        left, right = ax.get_xlim()
-        share = (span.peak - left) / (right - left)
-        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
-        ax.text(
-            span.peak, 0.985 - 0.055 * (number % SPAN_LINES), plain(span.text), transform=ax.get_xaxis_transform(),
-            ha=side, va="top", fontsize=6.8, color=readable(span.color), zorder=4,
+        share = ax.transAxes.inverted().transform(ax.transData.transform((span.peak, 0.5)))[0]
+        label = ax.text(
+            share, top - 0.055 * (number % SPAN_LINES), plain(span.text), transform=ax.transAxes,
+            ha="center", va="top", fontsize=6.8, color=readable(span.color), zorder=4,
         )  # fmt: skip
+        half = min(0.5, label.get_window_extent().width / ax.bbox.width / 2 + 0.01)
+        label.set_x(min(max(share, half), 1 - half))
 
 
 def _draw_beneath(ax: Axes, curve: Curve) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from landscape.plots.build import inset_range
+from landscape.plots.build import inset_range, spans_top
 from landscape.plots.curves import INSET_BOX, SPAN_LINES, Curve, CurveSet, FloatArray, Panel
 from landscape.plots.envelope import reduce
 from landscape.plots.plotly_page import Plain, add_frame, annotate, axis_range, axis_suffix, escape, themed
@@ -143,9 +143,20 @@ def _add_spans(plain: Plain, panel: Panel, name: str) -> None:
         ]
         # Annotations, unlike shapes, take the logarithm on a logarithmic axis.
         x = float(np.log10(span.peak)) if panel.log_x else span.peak
-        place = {"xref": f"x{name}", "yref": f"y{name} domain", "xanchor": "center", "yanchor": "top"}
+        place = {"xref": f"x{name}", "yref": f"y{name} domain", "xanchor": _side(span.peak, panel), "yanchor": "top"}
         text = escape(span.text)
-        annotate(plain, text, x, 1 - 0.07 * (number % SPAN_LINES), color=readable(span.color), size=10.5, **place)
+        y = spans_top(panel) + 0.015 - 0.07 * (number % SPAN_LINES)
+        annotate(plain, text, x, y, color=readable(span.color), size=10.5, **place)
+
+
+def _side(x: float, panel: Panel) -> str:
+    """The side on which a label at x begins, so that it stays within the axes."""
+    known = [curve.x for curve in panel.curves if len(curve.x)]
+    if not known or panel.log_x:
+        return "center"
+    low, high = min(part.min() for part in known), max(part.max() for part in known)
+    share = (x - low) / (high - low) if high > low else 0.5
+    return "left" if share < 0.3 else "right" if share > 0.7 else "center"
 
 
 def add_curves(plain: Plain, panel: Panel, axis: str, shown: set[str], in_legend: bool = True) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from landscape.plots import to_matplotlib, to_plotly
-from landscape.plots.curves import CurveSet
+from landscape.plots import to_matplotlib, to_plotly, with_inset
+from landscape.plots.curves import INSET_BOX, CurveSet, Span
 from landscape.plots.episodes import MarkedCurve, episode_curves
 
 X = np.arange(5000.0)
@@ -85,6 +85,24 @@ def test_matplotlib_draws_the_spans() -> None:
     assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
     assert not boxes[0].overlaps(boxes[1])
     assert to_hex(ax.patches[0].get_facecolor()) == drawn().panels[0].spans[0].color
+
+
+@pytest.mark.parametrize("inset", [False, True])
+@pytest.mark.parametrize("peak", [2.0, 900.0, 2500.0, 4998.0])
+def test_labels_of_spans_stay_within_the_axes_and_below_the_inset(peak: float, inset: bool) -> None:
+    result = drawn()
+    [panel] = result.panels
+    text = "LoRA-MGPO r = 128: p = 0.0096, 4 of 6 seeds"
+    panel = replace(panel, spans=(Span(peak - 1, peak, peak + 1, text, "#0072b2"),))
+    result = replace(result, panels=(with_inset(panel, 0, 500) if inset else panel,), columns=3)
+    ax = to_matplotlib(result).axes[0]
+    [label] = [found for found in ax.texts if found.get_text() == text]
+    box, axes = label.get_window_extent(), ax.bbox
+    assert axes.x0 <= box.x0 < box.x1 <= axes.x1
+    assert not any(box.overlaps(child.get_tightbbox()) for child in ax.child_axes)
+    [note] = [found for found in to_plotly(result).to_plotly_json()["layout"]["annotations"] if found["text"] == text]
+    assert note["xanchor"] == {2.0: "left", 900.0: "left", 2500.0: "center", 4998.0: "right"}[peak]
+    assert note["y"] <= (INSET_BOX[1] if inset else 1)
 
 
 def test_plotly_draws_the_spans() -> None:
