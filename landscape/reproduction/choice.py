@@ -100,6 +100,19 @@ def at_best_rate(records: Sequence[Record], by: str) -> list[Record]:
     return chosen
 
 
+def at_the_edge(chosen: Sequence[Record], records: Sequence[Record]) -> list[str]:
+    """Variants whose best learning rate, for half of their chosen runs or more, is the first or the last that was
+    tried, so that rates beyond it may be better still.
+    """
+    found = []
+    for variant in dict.fromkeys(record.variant for record in chosen):
+        rates = {record.learning_rate for record in select(records, variant)}
+        best = [record.learning_rate in (min(rates), max(rates)) for record in select(chosen, variant)]
+        if len(rates) > 1 and 2 * sum(best) >= len(best):
+            found.append(variant)
+    return found
+
+
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation, NaN where there are too few."""
     known = [value for value in values if math.isfinite(value)]

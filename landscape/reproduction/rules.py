@@ -16,9 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from landscape.episodes.comparison import EXACT_UP_TO, compare_pairs
 from landscape.errors import unknown
 from landscape.reproduction import scores
-from landscape.reproduction.choice import at_best_rate, by_cell, capped, mean_sd, paired, seed_means, select
+from landscape.reproduction.choice import (
+    at_best_rate,
+    by_cell,
+    capped,
+    mean_sd,
+    paired,
+    seed_means,
+    select,
+)
 from landscape.reproduction.rebounds import double_descents, rebounding_cells, seed_averages
 from landscape.reproduction.records import MEASURES, Record
+from landscape.reproduction.ties import ties
 from landscape.reproduction.verdict import ALPHA, Judged, Verdict
 
 Records = Sequence[Record]
@@ -238,7 +247,8 @@ class Rises(_Rule):
 class Ties(_Rule):
     """After tuning, do the variants tie: do their means lie within ``within`` of each other?
 
-    Over the seeds that all variants have, so that no seed's luck is in some of the means alone.
+    Over the seeds that all variants have, so that no seed's luck is in some of the means alone. A variant whose best
+    rate is the first or last that was tried may be better beyond it: what hangs on it is undecided.
     """
 
     rule: Literal["ties"]
@@ -248,27 +258,8 @@ class Ties(_Rule):
 
     def judge(self, records: Records, _: scores.Paper) -> Judged:
         """See the class."""
-        chosen = at_best_rate(select(records, None, self.where), self.by)
-        values = capped(chosen, self.measure)
-        chosen = [r for r in chosen if math.isfinite(values[r.run_id])]
-        names = dict.fromkeys(r.variant for r in chosen)
-        shared = set.intersection(*({r.seed for r in select(chosen, name)} for name in names)) if names else set()
-        chosen = [r for r in chosen if r.seed in shared]
-        means = {name: mean_sd([values[r.run_id] for r in select(chosen, name)]) for name in names if shared}
-        if len(means) < 2:
-            return Judged("undecided", f"Fewer than two variants have a {self.measure}.")
-        low, high = (pick(means, key=lambda name: means[name][0]) for pick in (min, max))
-        span = means[high][0] - means[low][0]
-        noise = float(np.nanmean([sd for _, sd in means.values()])) if len(chosen) > len(means) else math.nan
-        said = (
-            f"{len(means)} variants at their best learning rates, chosen by {self.by}: from {low} {means[low][0]:.4g} "
-            f"to {high} {means[high][0]:.4g}, {span:.3g} {UNITS.get(self.measure, '')} apart; the seeds' own spread "
-            f"is {noise:.3g}."
-        )
-        # The largest of several means lies above the smallest by noise alone.
-        if math.isnan(noise) or abs(span - self.within) < noise:
-            return Judged("undecided", f"{said} The bound is {self.within:g}.", span, noise)
-        return Judged("confirmed" if span <= self.within else "contradicted", said, span, noise)
+        tried = select(records, None, self.where)
+        return ties(tried, self.by, self.measure, self.within, UNITS.get(self.measure, ""))
 
 
 class Correlates(_Rule):

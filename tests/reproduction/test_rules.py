@@ -279,6 +279,26 @@ def test_ties() -> None:
     assert ties.judge(apart, Paper()).verdict == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("lowest", "edge", "verdict"),
+    [
+        (70.0, False, "contradicted"),
+        (70.0, True, "undecided"),  # beyond the rates that were tried it may be as good as the others
+        (80.0, True, "confirmed"),
+    ],
+)
+def test_no_tie_is_denied_for_want_of_rates(lowest: float, edge: bool, verdict: str) -> None:
+    best = {"A": 80.0, "B": 80.5, "C": lowest}
+    runs = []
+    for name, score in best.items():
+        losses = (50.0, 60.0, score) if edge and name == "C" else (50.0, score, 60.0)
+        for rate, value in zip((1e-4, 1e-3, 1e-2), losses, strict=True):
+            runs += series(name, "score", [value, value + 0.1], learning_rate=rate)
+    judged = rule(rule="ties", measure="score", within=2.0, by="score").judge(runs, Paper())
+    assert judged.verdict == verdict
+    assert ("Best at the first or last rate that was tried: C. The others: from A 80.05" in judged.sentence) == edge
+
+
 @pytest.mark.parametrize(("slope", "verdict"), [(1, "confirmed"), (-1, "contradicted")])
 def test_correlates(slope: int, verdict: str) -> None:
     runs = [record(f"V{i}", 0, gap=float(slope * i), width=float(i)) for i in range(10)]
