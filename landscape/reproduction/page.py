@@ -11,11 +11,14 @@ from typing import Any
 
 from landscape.reproduction.choice import select
 from landscape.reproduction.experiment import Experiment, load_experiment, names
+from landscape.reproduction.rate_tables import rate_tables
 from landscape.reproduction.results import Result, settings_of, verdicts
 from landscape.reproduction.verdict import ALPHA, VERDICTS, Row
 
 _OURS = ("eval_examples", "probe_examples", "dtype", "bf16")
 """Settings that no paper states: what stands in an experiment's file is our own choice."""
+_CELLS = 6
+"""So many cells with lost runs are named one by one."""
 _UNIT = re.compile(r", (nats|points)[^,]*$")
 """The end of a row's name, which a sentence does without."""
 _HEAD = """# Reproduction
@@ -126,7 +129,7 @@ def _section(experiment: Experiment, results: Sequence[Result], folder: Path, re
             parts.append(f"![{experiment.title}, {result.scale} scale]({relative}/{picture})\n")
         # The second table has the scores of other scales; the first would say of each that it cannot be compared.
         parts.append(_table([row for row in rows if not matrix or row.verdict != "not comparable"]))
-        parts += [matrix] if matrix else []
+        parts += [table for table in (matrix, rate_tables(result.runs)) if table]
         parts.append(f"**How sure.** {_certainty(result)}{_left_out(experiment, result.scale)}\n")
     return "\n".join(parts)
 
@@ -170,7 +173,7 @@ def _matrix(experiment: Experiment, result: Result) -> str:
     """Every variant's score on every task, beside the paper's; empty where there are no scores."""
     tasks = list(dict.fromkeys(run.task for run in result.runs))
     lines = []
-    for name in dict.fromkeys(run.variant for run in result.runs):
+    for name in _variants(result):
         cells = []
         for task in tasks:
             scores = [run.score for run in select(result.runs, name) if run.task == task and math.isfinite(run.score)]
@@ -187,6 +190,7 @@ def _matrix(experiment: Experiment, result: Result) -> str:
 
 def _certainty(result: Result) -> str:
     seeds = len(result.seeds)
+    fewer = _fewer_seeds(result)
     smallest = 2.0 ** (1 - seeds)
     few = (
         f"no paired test can give a p-value below {smallest:.2g}, so differences between methods stay undecided"
@@ -201,22 +205,43 @@ def _certainty(result: Result) -> str:
     part = (
         f" {len(result.runs)} of {result.planned} planned runs had ended." if len(result.runs) < result.planned else ""
     )
-    return f"{seeds} seed{'s' * (seeds != 1)}: {few}.{within}{part}{_same_answers(result)}"
+    return f"{seeds} seed{'s' * (seeds != 1)}{fewer}: {few}.{within}{part}{_same_answers(result)}"
+
+
+def _fewer_seeds(result: Result) -> str:
+    """Variants that were run with fewer seeds than others."""
+    seeds = {name: len({run.seed for run in select(result.runs, name)}) for name in _variants(result)}
+    groups: dict[int, list[str]] = {}
+    for name, count in seeds.items():
+        if count < max(seeds.values()):
+            groups.setdefault(count, []).append(name)
+    return "".join(f" ({count} of {', '.join(names)})" for count, names in groups.items())
+
+
+def _variants(result: Result) -> list[str]:
+    return list(dict.fromkeys(run.variant for run in result.runs))
 
 
 def _lost(result: Result) -> str:
     """Which runs end worse than they began."""
-    counts: dict[str, list[bool]] = {}
-    for run in result.runs:
-        where = ", ".join(f"{key} {_value(value)}" for key, value in run.place.items())
-        counts.setdefault(f"{run.variant}{f' at {where}' if where else ''}", []).append(run.is_lost)
-    found = [f"{name} {sum(lost)} of {len(lost)}" for name, lost in counts.items() if any(lost)]
+    found = _lost_by(result, cells=True)
+    if len(found) > _CELLS:
+        found = _lost_by(result, cells=False)
     if not found:
         return ""
     return (
         f" Some runs diverge or end above the held-out loss that the model had before training ({'; '.join(found)}): "
         "training them gained nothing, and no second descent made up for it."
     )
+
+
+def _lost_by(result: Result, cells: bool) -> list[str]:
+    """How many runs are lost of each variant in each cell, or in all of them."""
+    counts: dict[str, list[bool]] = {}
+    for run in result.runs:
+        where = ", ".join(f"{key} {_value(value)}" for key, value in run.place.items()) if cells else ""
+        counts.setdefault(f"{run.variant}{f' at {where}' if where else ''}", []).append(run.is_lost)
+    return [f"{name} {sum(lost)} of {len(lost)}" for name, lost in counts.items() if any(lost)]
 
 
 def _left_out(experiment: Experiment, scale: str) -> str:

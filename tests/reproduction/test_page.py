@@ -105,6 +105,25 @@ def test_best_rates_are_asked_where_there_are_several(rates: tuple[float, ...], 
     assert sum(quantity.startswith("LoRA-MGPO is flatter") for quantity in quantities) == rows
 
 
+def test_every_method_at_its_best_rate_and_at_a_shared_one(tmp_path: Path) -> None:
+    losses = {"LoRA": {1e-3: 0.5, 1e-2: 0.9}, "LoRA-MGPO": {1e-3: 0.7, 1e-2: 0.4}, "PiSSA": {1e-4: 0.6, 1e-3: 0.3}}
+    runs = [
+        record(variant, seed, learning_rate=rate, task="sst2", final_eval=loss + 0.1 * seed, lambda_max=1000 * rate)
+        for variant, found in losses.items()
+        for rate, loss in found.items()
+        for seed in range(1 if variant == "PiSSA" else 2)
+    ]
+    text = page([result(experiment="flatness", runs=runs)], tmp_path, ".")
+    best, fixed = text.split("All at 0.001:")
+    assert "| method (seeds) | learning rate | held-out loss, nats | λmax |" in best
+    assert "| LoRA (2) | 0.001 | 0.55 ± 0.071 | 1 ± 0 |" in best
+    assert "| LoRA-MGPO (2) | 0.01 | 0.45 ± 0.071 | 10 ± 0 |" in best
+    assert "| PiSSA (1) | 0.001 | 0.3 | 1 |" in best
+    assert "| LoRA-MGPO (2) | 0.001 | 0.75 ± 0.071 | 1 ± 0 |" in fixed
+    assert "2 seeds (1 of PiSSA): no paired test" in text
+    assert "| method (seeds) |" not in page([result()], tmp_path, ".")
+
+
 def test_the_papers_gain_is_over_the_same_tasks() -> None:
     def gain(task: str) -> float | None:
         runs = [record(v, seed, task=task, score=70.0 + seed) for v in ("LoRA", "LoRA-GGPO") for seed in range(2)]
@@ -130,6 +149,8 @@ def test_runs_that_end_worse_than_they_began_are_counted(tmp_path: Path) -> None
     text = page([result(runs=runs)], tmp_path, ".")
     assert text.count("before training (LoRA at rank 8 2 of 2; LoRA-MGPO at rank 8 1 of 2): training them") == 2
     assert "before training" not in page([result()], tmp_path, ".")
+    many = [replace(run("LoRA", seed, 3.0), place={"rank": 2**rank}) for rank in range(7) for seed in range(2)]
+    assert "before training (LoRA 14 of 14): training" in page([result(runs=many)], tmp_path, ".")
 
 
 def test_scores_of_another_scale_stand_in_one_table(tmp_path: Path) -> None:
