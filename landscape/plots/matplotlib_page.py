@@ -49,9 +49,10 @@ def overhang(figure: Figure) -> float:
     labels = [ax.yaxis.label for ax in figure.axes if ax.get_ylabel()]
     ticks = [tick.label1 for ax in figure.axes for tick in ax.yaxis.get_major_ticks()]
     labels += [text for text in ticks if text.get_visible() and text.get_text()]
-    # Hinting makes text a few percent wider at another resolution.
     boxes = [label.get_window_extent() for label in labels]
-    return max((0.06 - (box.x0 - 0.06 * box.width) / figure.dpi for box in boxes), default=0.0)
+    # Hinting makes text a few percent wider at another resolution; ticks that are push the axis label along.
+    wider = 0.09 * max((box.width for box in boxes), default=0.0)
+    return max((0.06 - (box.x0 - wider) / figure.dpi for box in boxes), default=0.0)
 
 
 def draw_legend(figure: Figure, curves: Sequence[Curve], left: float, top: float, per_row: int) -> None:

@@ -67,6 +67,18 @@ def test_without_scores_losses_are_shown_and_less_is_better() -> None:
     assert values[best] == min(values.values())
 
 
+def test_long_names_leave_room_for_the_axis_label_at_any_resolution() -> None:
+    noise = {"adaptive": True, "direction": "random"}
+    runs = [scored("lora", 0.82, seed) for seed in range(2)]
+    runs += [scored("mgpo", 0.8, seed, method_args=noise) for seed in range(2)]
+    [result] = FIGURES["table4"].build(runs)
+    figure = to_matplotlib(result)
+    for dpi in (100, 150, 220, 300):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        assert figure.axes[0].yaxis.label.get_window_extent().x0 >= 0
+
+
 def test_shades_show_differences_beside_the_seeds_spread() -> None:
     def shares(spread: float) -> list[float]:
         runs = [
