@@ -207,6 +207,7 @@ def _draw_spans(ax: Axes, panel: Panel) -> None:
     for number, span in enumerate(panel.spans):
         ax.axvspan(span.start, span.stop, color=span.color, alpha=0.14, linewidth=0, zorder=1.2)
         ax.axvline(span.peak, color=span.color, linewidth=0.8, linestyle="dotted", zorder=1.4)
+        ax.get_xlim()  # what was drawn widens the limits only when they are asked for
         share = ax.transAxes.inverted().transform(ax.transData.transform((span.peak, 0.5)))[0]
         label = ax.text(
             share, top - 0.055 * (number % SPAN_LINES), plain(span.text), transform=ax.transAxes,
