@@ -45,9 +45,9 @@ NUMBERS: dict[str, tuple[Read, str]] = {
     "held-out loss": (final_loss, "eval loss, nats/label"),
     "score": (final_score, "score, %"),
     "generalization gap": (_gap, "eval − probe loss, nats"),
-    "λmax": (lambda run: _eigenvalue(run, "adapter"), "λmax at the end, adapter space"),
-    "λmax at the start": (lambda run: _eigenvalue(run, "adapter", first=True), "λmax at the start, adapter space"),
-    "balanced λmax": (lambda run: _eigenvalue(run, "balanced"), "λmax at the end, balanced"),
+    "λmax": (lambda run: _eigenvalue(run, "adapter"), "λmax, adapter space"),
+    "λmax at the start": (lambda run: _eigenvalue(run, "adapter", first=True), "λmax, adapter space"),
+    "balanced λmax": (lambda run: _eigenvalue(run, "balanced"), "λmax, balanced"),
     "width": (_width, "width of random slices"),
 }
 
@@ -56,6 +56,8 @@ def by_rate(
     figure: str, runs: Sequence[RunData], names: Sequence[str], title: str, needs: Sequence[str] = ()
 ) -> CurveSet:
     """Means over seeds with ±1 sd against the learning rate; numbers that no run has are left out and named.
+
+    Of λmax, which spans decades, the geometric mean and the standard deviation of its logarithm.
 
     Raises:
         StoreError: fewer than two methods or learning rates were evaluated, or no run has any number of ``needs``.
@@ -77,7 +79,7 @@ def by_rate(
         own = [run for run in usable if run.config["task"] == task]
         for name in names:
             read, label = NUMBERS[name]
-            curves = [_curve([run for run in own if run.method == method], method, index, read)
+            curves = [_curve([run for run in own if run.method == method], method, index, read, "λmax" in name)
                       for index, method in enumerate(methods)]  # fmt: skip
             known = tuple(curve for curve in curves if curve is not None)
             if not known:
@@ -86,31 +88,37 @@ def by_rate(
             panels.append(Panel(f"{task}: {name}" if len(tasks) > 1 else name, known, label, x_label="learning rate",
                                 log_x=True, x_ticks=ticks, log_y="λmax" in name and _spans_decades(known)))  # fmt: skip
     lost = sum(run.state == "diverged" for run in runs)
+    means = "Means over seeds" + (" (of λmax geometric)" if any("λmax" in panel.title for panel in panels) else "")
     return CurveSet(
         title,
         tuple(panels),
         columns=min(3, len(panels)),
         share_y="none",
         chosen=f"model {', '.join(sorted({str(run.config['model']) for run in usable}))}; task {', '.join(tasks)}",
-        notes=("Means over seeds, bands ±1 sd, at the end of training.", *([f"{lost} runs diverged."] if lost else [])),
+        notes=(
+            f"{means}, bands ±1 sd, at the end of training where no start is named.",
+            *([f"{lost} runs diverged."] if lost else []),
+        ),
         missing=tuple(missing),
     )
 
 
-def _curve(runs: Sequence[RunData], method: str, order: int, read: Read) -> Curve | None:
+def _curve(runs: Sequence[RunData], method: str, order: int, read: Read, in_logs: bool) -> Curve | None:
     rates = sorted({float(run.config["learning_rate"]) for run in runs})
     values = [np.array([read(run) for run in runs if run.config["learning_rate"] == rate]) for rate in rates]
     values = [row[np.isfinite(row)] for row in values]
     kept = [index for index, row in enumerate(values) if len(row)]
     if not kept:
         return None
-    mean = np.array([values[index].mean() for index in kept])
-    sd = np.array([values[index].std(ddof=1) if len(values[index]) > 1 else math.nan for index in kept])
+    in_logs = in_logs and all((row > 0).all() for row in values)
+    into, back = (np.log, np.exp) if in_logs else (np.asarray, np.asarray)
+    mean = np.array([into(values[index]).mean() for index in kept])
+    sd = np.array([into(values[index]).std(ddof=1) if len(values[index]) > 1 else math.nan for index in kept])
     spread = bool(np.isfinite(sd).any())
     style = method_style(method)
     return Curve(
-        style.label, style.color, np.array([rates[index] for index in kept]), mean, dash=style.dash, order=order,
-        lower=mean - sd if spread else None, upper=mean + sd if spread else None,
+        style.label, style.color, np.array([rates[index] for index in kept]), back(mean), dash=style.dash, order=order,
+        lower=back(mean - sd) if spread else None, upper=back(mean + sd) if spread else None,
         band="±1 sd over seeds" if spread else "", n=np.array([len(values[index]) for index in kept]), markers=True,
     )  # fmt: skip
 

@@ -238,12 +238,16 @@ def _flatness(run: Run, analyses: Analyses) -> dict[str, Any]:
     if table.empty:
         return {}
     first, last = table.iloc[0], table.iloc[-1]
-    found = {
-        "lambda_max": last["lambda_max"], "balanced_lambda_max": last["lambda_max_balanced"], "width": last["width"],
-    }  # fmt: skip
-    if len(table) > 1:
-        found["first_lambda_max"] = first["lambda_max"]
-    # A loss that never rises by delta within the slice: its width is at least the whole of it.
-    if cut is not None and math.isinf(found["width"]):
-        found["width"] = 2 * cut.radius
+    # Another experiment may have measured more of the same runs, and of some of them alone.
+    spaces = analyses.sharpness.spaces if analyses.sharpness else ()
+    found = {}
+    if "adapter" in spaces:
+        found["lambda_max"] = last["lambda_max"]
+        if len(table) > 1:
+            found["first_lambda_max"] = first["lambda_max"]
+    if "balanced" in spaces:
+        found["balanced_lambda_max"] = last["lambda_max_balanced"]
+    if cut is not None:
+        # A loss that never rises by delta within the slice: its width is at least the whole of it.
+        found["width"] = 2 * cut.radius if math.isinf(last["width"]) else last["width"]
     return {key: float(value) for key, value in found.items()}

@@ -247,7 +247,7 @@ class Rises(_Rule):
 class Ties(_Rule):
     """After tuning, do the variants tie: do their means lie within ``within`` of each other?
 
-    Over the seeds that all variants have, so that no seed's luck is in some of the means alone. A variant whose best
+    Judged by the 95 % interval of the largest difference over the seeds that all variants have. A variant whose best
     rate is the first or last that was tried may be better beyond it: what hangs on it is undecided.
     """
 

@@ -116,6 +116,8 @@ def _same_answers(records: Sequence[Record], task: str) -> bool:
 def correlation(records: Sequence[Record], x: str, y: str, sign: int, within_rates: bool = False) -> Judged:
     """Spearman's ρ over cells (means over seeds), with the bootstrap over variants of `rank_correlations`.
 
+    Runs that learned nothing are left out: their gap is 0 and their surface flat, whatever the method.
+
     Args:
         within_rates: rank the cells of each learning rate by themselves: a higher rate moves sharpness, width and loss
             together, whatever the methods do.
@@ -125,7 +127,8 @@ def correlation(records: Sequence[Record], x: str, y: str, sign: int, within_rat
     from landscape.analysis.rank_correlation import rank_correlations
 
     cells: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
+    learned = [record for record in records if not (record.gives_one_answer or record.is_lost)]
+    for record in learned:
         place: Mapping[str, object] = {**record.place, "learning_rate": record.learning_rate}
         cells.setdefault((record.variant, json.dumps(place, sort_keys=True, default=str)), []).append(record)
     rows = [
@@ -150,6 +153,8 @@ def correlation(records: Sequence[Record], x: str, y: str, sign: int, within_rat
     interval = f"95 % interval {low:.2f} to {high:.2f}"
     said = f"Spearman's ρ = {value:.2f} ({interval}) between {x} and {y} over {found['n']} cells"
     said += f" of {found['num_runs']} variants{', ranked within each learning rate' if within_rates else ''}."
+    if left_out := len(records) - len(learned):
+        said += f" Left out: {left_out} run{'s' * (left_out != 1)} that learned nothing."
     if low <= 0 <= high:
         return Judged("not confirmed", said, value)
     return Judged("confirmed" if sign * value > 0 else "contradicted", said, value)

@@ -195,6 +195,19 @@ def test_numbers_by_rate() -> None:
     assert curve.n.tolist() == [3, 2]
 
 
+def test_bands_of_eigenvalues_are_those_of_its_logarithm() -> None:
+    runs = sweep(("lora", "mgpo"), (16,), rates=(1e-4, 5e-4), seeds=3, sharp=True)
+    runs = [replace(one, sharpness=one.sharpness.assign(value=7.0 * 100.0 ** one.config["seed"]))
+            for one in runs if one.sharpness is not None]  # fmt: skip
+    [figure] = FIGURES["flatness"].build(runs)
+    curve = figure.panels[2].curves[0]
+    assert curve.lower is not None
+    assert curve.upper is not None
+    # Seeds at 7, 700 and 70000: the mean less its standard deviation would be negative.
+    assert (curve.y[0], curve.lower[0], curve.upper[0]) == pytest.approx((700, 7, 70_000))
+    assert figure.notes[0].startswith("Means over seeds (of λmax geometric)")
+
+
 def test_widths_are_of_the_widest_slice_and_at_most_all_of_it() -> None:
     runs = sweep(("lora", "mgpo"), (16,), rates=(1e-4, 5e-4))
     sliced = []

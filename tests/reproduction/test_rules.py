@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from scipy.stats import studentized_range, ttest_rel
 
 from landscape.reproduction.choice import at_best_rate, capped
 from landscape.reproduction.experiment import PaperValue
 from landscape.reproduction.rules import Rule
 from landscape.reproduction.scores import Paper, score_rows
+from landscape.reproduction.ties import largest_difference
 from landscape.reproduction.verdict import VERDICTS
 from tests.reproduction.builders import record, series
 
@@ -268,15 +271,38 @@ def test_ties() -> None:
     assert ties.judge(runs, Paper()).verdict == "confirmed"
     judged = rule(rule="ties", measure="score", within=1.0, by="score").judge(runs, Paper())
     assert (judged.verdict, judged.value) == ("contradicted", pytest.approx(1.5))
-    # Seeds 0.07 apart: the largest of the means may be above the bound by chance.
-    near = rule(rule="ties", measure="score", within=1.45, by="score").judge(runs, Paper())
-    assert (near.verdict, "The bound is 1.45." in near.sentence) == ("undecided", True)
     assert ties.judge(runs[:2], Paper()).verdict == "undecided"
     # A third seed that B lacks, and that was luckier, is in neither mean.
     more = ties.judge([*runs, record("A", 2, score=95.0)], Paper())
     assert more.value == pytest.approx(1.5)
     apart = [record("A", 0, score=80.0), record("B", 1, score=80.0)]
     assert ties.judge(apart, Paper()).verdict == "undecided"
+
+
+def test_the_interval_of_two_variants_is_that_of_the_paired_t_test() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 5)) + np.array([[0.0], [1.0]])
+    span, margin, _ = largest_difference(values)
+    low, high = ttest_rel(values[1], values[0]).confidence_interval(0.95)
+    assert (span - margin, span + margin) == pytest.approx((low, high), rel=1e-6)  # the quantile's own accuracy
+    assert largest_difference(values[:, :1])[1] == math.inf
+
+
+def test_methods_that_tie_are_rarely_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    quantile = float(studentized_range.ppf(0.95, 10, 9))
+    draws = rng.normal(size=(4000, 10, 2)) + rng.normal(size=(4000, 1, 2))  # seeds' luck is shared
+    spans = np.ptp(draws.mean(axis=2), axis=1)
+    variants, seeds, all_ = (draws.mean(axis=axes, keepdims=True) for axes in (2, 1, (1, 2)))
+    margins = quantile * np.sqrt(((draws - variants - seeds + all_) ** 2).sum(axis=(1, 2)) / 9 / 2)
+    assert largest_difference(draws[0])[:2] == pytest.approx((spans[0], margins[0]))
+    assert abs((spans > margins).mean() - 0.05) <= 4 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_a_tie_within_the_noise_is_undecided() -> None:
+    runs = series("A", "score", [80.0, 80.2]) + series("B", "score", [81.6, 81.4])
+    judged = rule(rule="ties", measure="score", within=2.0, by="score").judge(runs, Paper())
+    assert judged.verdict == "undecided"
+    assert "1.4 points apart (95 % interval 0 to 3.94 by Tukey's test). The bound is 2." in judged.sentence
 
 
 @pytest.mark.parametrize(
@@ -306,6 +332,12 @@ def test_correlates(slope: int, verdict: str) -> None:
     judged = correlates.judge(runs, Paper())
     assert (judged.verdict, judged.value) == (verdict, pytest.approx(slope))
     assert correlates.judge(runs[:7], Paper()).verdict == "undecided"
+    # Wide and without a gap, because they learned nothing.
+    lost = [record(f"V{i}", 0, gap=0.0, width=99.0, metrics={"matthews_correlation": 0.0}) for i in range(8)]
+    lost += [record("V9", 0, gap=0.0, width=99.0, final_eval=2.0, curve=((0, 1.0), (9, 2.0)))]
+    judged = correlates.judge([*runs, *(replace(run, learning_rate=1e-2) for run in lost)], Paper())
+    assert (judged.verdict, judged.value) == (verdict, pytest.approx(slope))
+    assert judged.sentence.endswith("Left out: 9 runs that learned nothing.")
 
 
 def test_correlations_are_not_those_of_the_learning_rate() -> None:
