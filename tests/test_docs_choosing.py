@@ -14,7 +14,7 @@ from landscape.cli import app
 from landscape.config import read_yaml
 from landscape.config.sweep import SweepConfig
 from landscape.methods import METHODS
-from landscape.reproduction import load_experiment
+from landscape.reproduction import load_experiment, read_results
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/choosing.md").read_text()
@@ -43,6 +43,22 @@ def test_the_figures_hold_every_method_twice() -> None:
     for name, count in (("methods-tiny", len(METHODS)), ("methods-minilm", len(TABLE_1))):
         table = pd.read_csv(ROOT / "docs/images" / f"{name}.csv").dropna(subset=["value"])
         assert (table["method"].nunique(), set(table["n"])) == (count, {2}), name
+
+
+def test_the_scores_at_tuned_rates_are_the_committed_ones() -> None:
+    [found] = [one for one in read_results(ROOT / "experiments/results") if one.experiment == "lr-tuning"]
+    text = " ".join(PAGE.split())
+
+    def score(variant: str, rate: float) -> str:
+        own = [run.score for run in found.runs if (run.variant, run.learning_rate) == (variant, rate)]
+        return f"{sum(own) / len(own):.2f}"
+
+    assert f"LoRA-Pro at 3e-4 scores {score('LoRA-Pro', 3e-4)} %, AdaLoRA at 1e-2 {score('AdaLoRA', 1e-2)}" in text
+    assert f"LoRA+ at 3e-4 {score('LoRA+', 3e-4)} and LoRA-GA" in text
+    assert f"LoRA-GA at 1e-4, the lowest tried, {score('LoRA-GA', 1e-4)}, where" in text
+    assert f"where LoRA at 1e-3 has {score('LoRA', 1e-3)} (six seeds; the others two)" in text
+    *others, last = (score(name, 1e-3) for name in ("LoRA-Pro", "AdaLoRA", "LoRA+", "LoRA-GA"))
+    assert f"the four have {', '.join(others)} and {last}" in text
 
 
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

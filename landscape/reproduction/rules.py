@@ -140,7 +140,7 @@ class Grows(_Rule):
         if not slopes:
             return Judged("undecided", f"Fewer than three values of {self.axis} with a {self.measure}.")
         test = compare_pairs(slopes, [0.0] * len(slopes), ALPHA)
-        said = f"{test.difference:+.3g} {UNITS.get(self.measure, '')} a doubling of the {self.axis.replace('_', ' ')}"
+        said = f"{test.difference:+.3g}{_unit(self.measure)} a doubling of the {self.axis.replace('_', ' ')}"
         return Judged(_tested(test, 1), f"{said} ({_words(test)}).", *mean_sd(slopes))
 
 
@@ -171,7 +171,7 @@ class Compares(_Rule):
         lost = [f"{n} of {v} diverged" for v in (self.first, self.second)
                 if (n := sum(r.diverged for r in select(chosen, v)))]  # fmt: skip
         said = (
-            f"{self.first} {np.mean(left):.4g}, {self.second} {np.mean(right):.4g} {UNITS.get(self.measure, '')}: "
+            f"{self.first} {np.mean(left):.4g}, {self.second} {np.mean(right):.4g}{_unit(self.measure)}: "
             f"difference {test.difference:+.3g} ({_words(test)}{'; ' if lost else ''}{', '.join(lost)})."
         )
         verdict = _tested(test, -1 if self.expect == "lower" else 1)
@@ -204,7 +204,7 @@ class Ratio(_Rule):
         if max(ratios) <= limit or min(ratios) > limit:
             verdict = "confirmed" if max(ratios) <= limit else "contradicted"
         said = (
-            f"{self.first} {np.mean(left):.4g}, {self.second} {np.mean(right):.4g} {UNITS.get(self.measure, '')}; "
+            f"{self.first} {np.mean(left):.4g}, {self.second} {np.mean(right):.4g}{_unit(self.measure)}; "
             f"ratios {', '.join(f'{ratio:.3g}' for ratio in ratios)}; allowed are {limit:.3g}."
         )
         return Judged(verdict, said, *mean_sd(ratios))
@@ -259,7 +259,7 @@ class Ties(_Rule):
     def judge(self, records: Records, _: scores.Paper) -> Judged:
         """See the class."""
         tried = select(records, None, self.where)
-        return ties(tried, self.by, self.measure, self.within, UNITS.get(self.measure, ""))
+        return ties(tried, self.by, self.measure, self.within, _unit(self.measure))
 
 
 class Correlates(_Rule):
@@ -360,6 +360,11 @@ def _tested(test: Any, sign: int) -> Verdict:
     if test.p_value <= ALPHA:
         return "confirmed" if sign * test.difference > 0 else "contradicted"
     return "undecided" if test.too_few else "not confirmed"
+
+
+def _unit(measure: str) -> str:
+    """With the space before it; nothing where a number has none."""
+    return f" {UNITS[measure]}" if measure in UNITS else ""
 
 
 def _words(test: Any) -> str:

@@ -16,7 +16,8 @@ def ties(records: Sequence[Record], by: str, measure: str, within: float, unit: 
     """Do the variants' means lie within ``within`` of each other, each at its best learning rate by ``by``?
 
     Over the seeds that all variants have; judged is the interval of the largest difference (`largest_difference`).
-    What hangs on variants whose best rate is the first or the last that was tried is undecided.
+    What hangs on variants whose best rate is the first or the last that was tried is undecided. ``unit`` follows a
+    number as it is.
     """
     chosen = at_best_rate(records, by)
     values = capped(chosen, measure)
@@ -80,4 +81,4 @@ def _words(table: dict[str, list[float]], unit: str) -> str:
         if math.isinf(margin)
         else f"95 % interval {max(span - margin, 0.0):.3g} to {span + margin:.3g} by Tukey's test"
     )
-    return f"from {low} {means[low]:.4g} to {high} {means[high]:.4g}, {span:.3g} {unit} apart ({interval})"
+    return f"from {low} {means[low]:.4g} to {high} {means[high]:.4g}, {span:.3g}{unit} apart ({interval})"
